@@ -1,0 +1,75 @@
+//! The command line.
+
+mod client;
+mod config;
+mod output;
+mod policy;
+mod samples;
+mod secret;
+mod serve;
+mod token;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// A secrets vault whose access decisions are made, path by path, by sandboxed WebAssembly policy modules.
+#[derive(Parser)]
+#[command(name = "portcullis", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(serve::ServeArgs),
+    /// Show the configuration.
+    Config(config::ConfigArgs),
+    /// Issue tokens that this vault accepts.
+    Token(token::TokenArgs),
+    /// Read and write secrets of a running server.
+    Secret(secret::SecretArgs),
+    /// Try, check and build policies.
+    Policy(policy::PolicyArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone)]
+struct ConfigFile {
+    /// The configuration file; `portcullis config default` prints one.
+    #[arg(long, value_name = "FILE", env = "PORTCULLIS_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), std::env::vars())
+    }
+}
+
+impl Cli {
+    /// Does what was asked. The number is the process's exit code.
+    pub async fn run(self) -> u8 {
+        match self.command {
+            Command::Serve(args) => report(serve::run(args).await),
+            Command::Config(args) => report(config::run(&args)),
+            Command::Token(args) => report(token::run(args)),
+            Command::Secret(args) => secret::run(args).await,
+            Command::Policy(args) => report(policy::run(args)),
+        }
+    }
+}
+
+/// What a command ends with: an exit code, or an error in words.
+type CommandResult = Result<u8, Box<dyn std::error::Error>>;
+
+fn report(result: CommandResult) -> u8 {
+    result.unwrap_or_else(|error| {
+        eprintln!("portcullis: {error}");
+        1
+    })
+}

@@ -1,0 +1,93 @@
+//! `portcullis serve`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use tokio::{net::TcpListener, signal::unix};
+use tokio_util::sync::CancellationToken;
+
+use super::{CommandResult, ConfigFile, samples};
+use crate::{
+    config::{Config, LogFormat},
+    crypto::{RootKey, RootKeySource},
+    server::{Server, StartError, SystemEntropy},
+    telemetry::start_log,
+};
+
+/// How to run the server.
+#[derive(Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Where to listen.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where SQLite (and, unless configured, the root key) is kept.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The policy directory.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// For a first look: make a root key where there is none, store sample secrets in an empty vault, print tokens for
+    /// sample identities. Not for production: whoever reads the output can use the tokens.
+    #[arg(long)]
+    dev: bool,
+}
+
+/// Runs the server until it is asked to stop.
+pub async fn run(args: ServeArgs) -> CommandResult {
+    let mut config = args.config.load()?;
+    config.listen = args.listen.unwrap_or(config.listen);
+    config.store.data_dir = args.data_dir.unwrap_or(config.store.data_dir);
+    config.policies = args.policies.unwrap_or(config.policies);
+    start_log(&config.log.filter, config.log.format == LogFormat::Json);
+    let root = root_key(&config, args.dev)?;
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr()?;
+    let server = Server::open(config.clone(), root).await?;
+    if args.dev {
+        samples::welcome(&server, &config, address).await?;
+    }
+    tracing::info!(%address, "listening");
+    let shutdown = CancellationToken::new();
+    tokio::spawn(stop_on_signal(shutdown.clone()));
+    server.run(listener, shutdown).await?;
+    tracing::info!("stopped");
+    Ok(0)
+}
+
+fn root_key(config: &Config, dev: bool) -> Result<RootKey, StartError> {
+    match (config.root_key_source()?, dev) {
+        (RootKeySource::File(path), true) => {
+            if let Some(directory) = path.parent() {
+                make_private(directory);
+            }
+            let (key, made) = RootKey::load_or_create(&path, &SystemEntropy)?;
+            if made {
+                tracing::warn!(path = %path.display(), "made a root key: whoever has it and the database has the secrets");
+            }
+            Ok(key)
+        }
+        (source, _) => Ok(RootKey::load(&source)?),
+    }
+}
+
+/// What fails here is reported when the key is written.
+fn make_private(directory: &std::path::Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).ok();
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen(address, error))
+}
+
+async fn stop_on_signal(shutdown: CancellationToken) {
+    let Ok(mut terminate) = unix::signal(unix::SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = terminate.recv() => (),
+        _ = tokio::signal::ctrl_c() => (),
+    }
+    tracing::info!("stopping: requests in flight are finished first");
+    shutdown.cancel();
+}

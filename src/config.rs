@@ -1,0 +1,327 @@
+//! The configuration: the commented defaults in the program, then a file, then the environment. An unknown key is an
+//! error with its name, wherever it stands.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::{
+    auth::IssuerSettings,
+    crypto::RootKeySource,
+    domain::Span,
+    http::{Category, ServeLimits},
+};
+
+/// The commented default file.
+pub const DEFAULT: &str = include_str!("config.default.toml");
+/// What the environment variables of the configuration begin with.
+const PREFIX: &str = "PORTCULLIS__";
+
+/// What a server is told. Every key is described in [`DEFAULT`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the default file documents each key for people and programs alike")]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub policies: PathBuf,
+    pub store: StoreConfig,
+    pub root_key: RootKeyConfig,
+    pub secrets: SecretsConfig,
+    pub auth: AuthConfig,
+    pub rate_limits: BTreeMap<String, u32>,
+    pub tls: TlsConfig,
+    pub server: ServerConfig,
+    pub log: LogConfig,
+}
+
+/// Where secrets are kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct StoreConfig {
+    pub data_dir: PathBuf,
+    pub database_url: Option<DatabaseUrl>,
+    pub max_connections: u32,
+}
+
+/// A database's URL. It may hold a password, so it tells nothing.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(pub String);
+
+impl std::fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DatabaseUrl(…)")
+    }
+}
+
+/// Where the root key is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct RootKeyConfig {
+    pub file: Option<PathBuf>,
+    pub environment: Option<String>,
+    pub systemd_credential: Option<String>,
+}
+
+/// How secrets live.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct SecretsConfig {
+    pub recoverable_for: Span,
+}
+
+/// Whose tokens are taken.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct AuthConfig {
+    pub own_issuer: bool,
+    pub own_issuer_name: String,
+    pub own_audience: String,
+    #[serde(default)]
+    pub issuers: Vec<IssuerSettings>,
+}
+
+/// Whether to serve HTTPS.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct TlsConfig {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// How long clients may take.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct ServerConfig {
+    pub header_timeout: Span,
+    pub body_timeout: Span,
+    pub idle_timeout: Span,
+    pub write_timeout: Span,
+    pub drain_timeout: Span,
+    pub max_connections: usize,
+    pub metrics_need_token: bool,
+}
+
+/// What to log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct LogConfig {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+/// For whom to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("the configuration {} is not TOML: {}", .path.display(), .source.message())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: toml::de::Error,
+    },
+    /// A key is unknown, missing, or has a value of the wrong type.
+    #[error("configuration: {key}: {problem}")]
+    Key {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Reads the defaults, then the file, then the environment variables given.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with the file or the key.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let malformed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ConfigError::Malformed { path, source }
+        };
+        let mut table: Table = DEFAULT.parse().map_err(malformed(Path::new("default")))?;
+        if let Some(path) = file {
+            let text =
+                fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+            merge(&mut table, text.parse().map_err(malformed(path))?);
+        }
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix(PREFIX) {
+                let key: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
+                set(&mut table, &key, &value);
+            }
+        }
+        let config: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+            let problem = error.inner().message().to_owned();
+            ConfigError::Key { key: error.path().to_string(), problem }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let known = |word: &String| Category::ALL.iter().any(|(_, name, _)| name == word);
+        if let Some(unknown) = self.rate_limits.keys().find(|word| !known(word)) {
+            let problem = "there is no such category".to_owned();
+            return Err(ConfigError::Key { key: format!("rate_limits.{unknown}"), problem });
+        }
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            let problem = "certificate and key are wanted together".to_owned();
+            return Err(ConfigError::Key { key: "tls".to_owned(), problem });
+        }
+        self.root_key_source().map(drop)
+    }
+
+    /// Where the root key is.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Key`] where more than one place is named.
+    pub fn root_key_source(&self) -> Result<RootKeySource, ConfigError> {
+        let RootKeyConfig { file, environment, systemd_credential } = self.root_key.clone();
+        match (file, environment, systemd_credential) {
+            (None, None, None) => Ok(RootKeySource::File(self.store.data_dir.join("root.key"))),
+            (Some(file), None, None) => Ok(RootKeySource::File(file)),
+            (None, Some(name), None) => Ok(RootKeySource::Environment(name)),
+            (None, None, Some(name)) => Ok(RootKeySource::SystemdCredential(name)),
+            _ => {
+                let problem = "one of file, environment, systemd_credential is wanted".to_owned();
+                Err(ConfigError::Key { key: "root_key".to_owned(), problem })
+            }
+        }
+    }
+
+    /// The limits of connections.
+    #[must_use]
+    pub fn serve_limits(&self) -> ServeLimits {
+        ServeLimits {
+            header_timeout: self.server.header_timeout.0,
+            body_timeout: self.server.body_timeout.0,
+            idle_timeout: self.server.idle_timeout.0,
+            write_timeout: self.server.write_timeout.0,
+            drain_timeout: self.server.drain_timeout.0,
+            max_connections: self.server.max_connections,
+            ..ServeLimits::default()
+        }
+    }
+}
+
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
+            (_, value) => drop(base.insert(key, value)),
+        }
+    }
+}
+
+/// Sets a key from text: a number or a truth value where the text is one, else a string.
+fn set(table: &mut Table, key: &[String], text: &str) {
+    match key {
+        [] => (),
+        [last] => {
+            let value = match (text.parse::<bool>(), text.parse::<i64>()) {
+                (Ok(truth), _) => Value::Boolean(truth),
+                (_, Ok(number)) => Value::Integer(number),
+                _ => Value::String(text.to_owned()),
+            };
+            table.insert(last.clone(), value);
+        }
+        [first, rest @ ..] => {
+            let below = table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(below) = below {
+                set(below, rest, text);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("c.toml");
+        fs::write(&file, text).unwrap();
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::load(Some(&file), environment).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_load_and_name_every_category() {
+        let config = Config::load(None, []).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8400");
+        for (_, word, default) in Category::ALL {
+            assert_eq!(config.rate_limits.get(word), Some(&default), "{word}");
+        }
+        assert_eq!(config.serve_limits(), ServeLimits::default());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let environment =
+            [("PORTCULLIS__RATE_LIMITS__READ", "0"), ("PORTCULLIS__LISTEN", "127.0.0.1:1"), ("HOME", "/")];
+        let config = load("listen = \"127.0.0.1:2\"\n[rate_limits]\nread = 5\nwrite = 6\n", &environment).unwrap();
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!((config.rate_limits["read"], config.rate_limits["write"]), (0, 6));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_wherever_it_stands() {
+        assert!(load("fail_open = true", &[]).unwrap_err().contains("fail_open"));
+        assert!(load("[store]\nengine = \"x\"", &[]).unwrap_err().contains("engine"));
+        assert!(load("[rate_limits]\nreads = 1", &[]).unwrap_err().contains("rate_limits.reads"));
+        assert!(load("", &[("PORTCULLIS__STORE__FOO", "1")]).unwrap_err().contains("foo"));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        assert!(load("[tls]\nkey = \"k\"", &[]).unwrap_err().contains("tls"));
+        assert!(load("[root_key]\nfile = \"a\"\nenvironment = \"B\"", &[]).unwrap_err().contains("root_key"));
+        assert!(load("listen = 5", &[]).unwrap_err().contains("listen"));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_told() {
+        let config = load("[store]\ndatabase_url = \"postgres://u:hunter2@h/d\"", &[]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

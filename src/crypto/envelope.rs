@@ -1,0 +1,252 @@
+//! Single-use keys, associated data, and the two layers of a sealed record.
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{AeadInOut, Nonce},
+};
+use hkdf::Hkdf;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::CryptoError;
+use crate::domain::{Entropy, SecretPath, TenantId, Version};
+
+/// A 256-bit key, wiped when dropped.
+pub type Key = Zeroizing<[u8; 32]>;
+
+pub const SALT: usize = 32;
+const TAG: usize = 16;
+const COMMITMENT: usize = 32;
+const WRAPPED_KEY: usize = SALT + 32 + TAG;
+
+/// What a ciphertext is for. Part of its associated data, so that one kind never opens as another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A secret's value under its data key.
+    Value,
+    /// A data key under a key derived from the tenant's key.
+    DataKey,
+    /// A tenant's key under a key derived from the root key.
+    TenantKey,
+}
+
+impl Purpose {
+    const fn label(self) -> &'static [u8] {
+        match self {
+            Self::Value => b"value",
+            Self::DataKey => b"data-key",
+            Self::TenantKey => b"tenant-key",
+        }
+    }
+}
+
+/// The place that a ciphertext belongs to; it opens nowhere else.
+pub struct Place<'a> {
+    pub tenant: &'a TenantId,
+    pub path: Option<&'a SecretPath>,
+    pub version: Option<Version>,
+    /// The generation of the key that wraps.
+    pub key_generation: u32,
+}
+
+impl Place<'_> {
+    /// Associated data: a label of the format, then each part behind its length, so that no two places read alike.
+    pub fn associated_data(&self, purpose: Purpose) -> Vec<u8> {
+        let mut data = Vec::with_capacity(160);
+        data.extend_from_slice(b"portcullis-v1");
+        let path = self.path.map_or("", SecretPath::as_str);
+        let version = self.version.map_or(0, Version::get).to_be_bytes();
+        let generation = self.key_generation.to_be_bytes();
+        for part in [self.tenant.as_str().as_bytes(), path.as_bytes(), &version, purpose.label(), &generation] {
+            let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
+            data.extend_from_slice(&length.to_be_bytes());
+            data.extend_from_slice(part);
+        }
+        data
+    }
+}
+
+/// A fresh random key.
+pub fn fresh_key(entropy: &dyn Entropy) -> Key {
+    let mut key = Key::default();
+    entropy.fill(key.as_mut_slice());
+    key
+}
+
+/// A key's sibling, by label (HKDF-SHA-256, RFC 5869, without salt).
+pub fn derive(key: &[u8; 32], label: &[u8]) -> Key {
+    let mut derived = Key::default();
+    // INVARIANT: 32 bytes are fewer than HKDF's limit of 255 blocks, so expansion cannot fail.
+    let expanded = Hkdf::<Sha256>::new(None, key).expand(label, derived.as_mut_slice());
+    debug_assert!(expanded.is_ok());
+    derived
+}
+
+/// Wraps a key under one derived for this use: `salt ‖ ciphertext ‖ tag`.
+pub fn wrap(
+    wrapping: &[u8; 32],
+    key: &[u8; 32],
+    associated_data: &[u8],
+    entropy: &dyn Entropy,
+) -> Result<Vec<u8>, CryptoError> {
+    let mut wrapped = vec![0; SALT];
+    entropy.fill(&mut wrapped);
+    let single_use = single_use_key(wrapping, &wrapped, associated_data);
+    let mut body = key.to_vec();
+    encrypt(&single_use, associated_data, &mut body)?;
+    wrapped.append(&mut body);
+    Ok(wrapped)
+}
+
+/// Undoes [`wrap`].
+pub fn unwrap(wrapping: &[u8; 32], wrapped: &[u8], associated_data: &[u8]) -> Result<Key, CryptoError> {
+    if wrapped.len() != WRAPPED_KEY {
+        return Err(CryptoError::Malformed);
+    }
+    let (salt, body) = wrapped.split_at_checked(SALT).ok_or(CryptoError::Malformed)?;
+    let single_use = single_use_key(wrapping, salt, associated_data);
+    let mut plain = Zeroizing::new(body.to_vec());
+    decrypt(&single_use, associated_data, &mut plain)?;
+    let mut key = Key::default();
+    key.copy_from_slice(plain.get(..32).ok_or(CryptoError::Malformed)?);
+    Ok(key)
+}
+
+/// Seals a value under its data key: `commitment ‖ ciphertext ‖ tag`. A data key seals one value, ever.
+pub fn seal(data_key: &[u8; 32], value: &[u8], associated_data: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    let mut body = Zeroizing::new(Vec::with_capacity(value.len() + TAG));
+    body.extend_from_slice(value);
+    encrypt(data_key, associated_data, &mut body)?;
+    let mut sealed = commitment(data_key).to_vec();
+    sealed.extend_from_slice(&body);
+    Ok(sealed)
+}
+
+/// Undoes [`seal`]. The commitment is checked first: GCM alone does not commit to its key (Albertini et al., "How to
+/// Abuse and Fix Authenticated Encryption Without Key Commitment", USENIX Security 2022).
+pub fn open(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let (committed, body) = sealed.split_at_checked(COMMITMENT).ok_or(CryptoError::Malformed)?;
+    if !bool::from(commitment(data_key).ct_eq(committed)) {
+        return Err(CryptoError::Unauthentic);
+    }
+    let mut plain = Zeroizing::new(body.to_vec());
+    decrypt(data_key, associated_data, &mut plain)?;
+    Ok(plain)
+}
+
+/// HKDF-SHA-256 with a salt of its own for each use; the associated data is bound in as well.
+pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) -> Key {
+    let mut key = Key::default();
+    let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key.as_mut_slice());
+    debug_assert!(expanded.is_ok());
+    key
+}
+
+fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
+    let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(data_key);
+    // INVARIANT: HMAC takes keys of every length, so there is no error to meet.
+    mac.map_or([0; COMMITMENT], |mut mac| {
+        mac.update(b"portcullis-v1 key commitment");
+        mac.finalize().into_bytes().into()
+    })
+}
+
+/// The nonce may be constant because every key is used once.
+pub fn encrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
+    Aes256Gcm::new(key.into())
+        .encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer)
+        .map_err(|_| CryptoError::Malformed)
+}
+
+pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
+    Aes256Gcm::new(key.into())
+        .decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer)
+        .map_err(|_| CryptoError::Unauthentic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::SecretPath;
+
+    struct Counting(std::sync::atomic::AtomicU8);
+
+    impl Entropy for Counting {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+    }
+
+    fn places() -> Vec<(TenantId, Option<SecretPath>, Option<Version>, u32)> {
+        let path = |text| Some(SecretPath::parse(text).unwrap());
+        let tenant = |text| TenantId::parse(text).unwrap();
+        vec![
+            (tenant("t"), path("a/b"), Version::new(1), 1),
+            (tenant("ta"), path("b"), Version::new(1), 1),
+            (tenant("t"), path("a"), Version::new(1), 1),
+            (tenant("t"), path("a/b"), Version::new(2), 1),
+            (tenant("t"), path("a/b"), Version::new(1), 2),
+            (tenant("t"), None, None, 1),
+        ]
+    }
+
+    fn data_of(place: &(TenantId, Option<SecretPath>, Option<Version>, u32), purpose: Purpose) -> Vec<u8> {
+        Place { tenant: &place.0, path: place.1.as_ref(), version: place.2, key_generation: place.3 }
+            .associated_data(purpose)
+    }
+
+    #[test]
+    fn a_value_opens_at_its_own_place_alone() {
+        let key = [7; 32];
+        let all: Vec<Vec<u8>> = places()
+            .iter()
+            .flat_map(|place| [Purpose::Value, Purpose::DataKey, Purpose::TenantKey].map(|p| data_of(place, p)))
+            .collect();
+        for (sealed_at, here) in all.iter().enumerate() {
+            let sealed = seal(&key, b"{}", here).unwrap();
+            for (opened_at, there) in all.iter().enumerate() {
+                assert_eq!(open(&key, &sealed, there).is_ok(), sealed_at == opened_at);
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let key = [7; 32];
+        let sealed = seal(&key, b"{\"k\":\"v\"}", b"here").unwrap();
+        let wrapped = wrap(&key, &[9; 32], b"here", &Counting(1.into())).unwrap();
+        for bit in 0..sealed.len() * 8 {
+            let mut altered = sealed.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(open(&key, &altered, b"here").is_err(), "bit {bit}");
+        }
+        for bit in 0..wrapped.len() * 8 {
+            let mut altered = wrapped.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            assert!(unwrap(&key, &altered, b"here").is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn another_key_opens_nothing() {
+        let sealed = seal(&[7; 32], b"{}", b"here").unwrap();
+        assert_eq!(open(&[8; 32], &sealed, b"here").unwrap_err(), CryptoError::Unauthentic);
+        assert_eq!(open(&[7; 32], &sealed[..31], b"here").unwrap_err(), CryptoError::Malformed);
+    }
+
+    #[test]
+    fn siblings_differ() {
+        assert_ne!(*derive(&[1; 32], b"a"), *derive(&[1; 32], b"b"));
+        assert_ne!(*derive(&[1; 32], b"a"), *derive(&[2; 32], b"a"));
+    }
+
+    /// RFC 5869, test case 3 (no salt, no info), shortened to the first 32 bytes.
+    #[test]
+    fn hkdf_known_answer() {
+        let mut okm = [0; 32];
+        Hkdf::<Sha256>::new(None, &[0x0b; 22]).expand(b"", &mut okm).unwrap();
+        assert_eq!(okm[..8], [0x8d, 0xa4, 0xe7, 0x75, 0xa5, 0x63, 0xc1, 0x8f]);
+    }
+}

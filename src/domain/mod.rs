@@ -1,0 +1,21 @@
+//! Values and rules without input or output. Everything else in the program points here; this module points nowhere.
+
+mod access;
+mod audit;
+mod path;
+mod pattern;
+mod ports;
+mod principal;
+mod record;
+mod secret;
+mod time;
+
+pub use access::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, RequestContext, Verdict};
+pub use audit::{AuditRow, AuditScan, AuditSequence, StoredAuditRow};
+pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, SecretPath};
+pub use pattern::{InvalidPattern, PathPattern};
+pub use ports::{Clock, Entropy};
+pub use principal::{Identity, IdentityKind, Principal, Scope, Scopes, TenantId};
+pub use record::{Head, Record, SealedValue, SecretDescription, VersionRecord, VersionState, WrappedKey};
+pub use secret::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Version};
+pub use time::{InvalidDuration, Span, Timestamp};

@@ -1,0 +1,247 @@
+//! Bodies: read within limits, checked as JSON more strictly than the parser does, then parsed.
+//!
+//! No message here repeats a value from the body: parsers like to, and the value may be a secret.
+
+use std::{collections::HashSet, fmt};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
+};
+use zeroize::Zeroizing;
+
+use super::error::ApiError;
+
+/// Deepest nesting.
+const MAX_DEPTH: usize = 32;
+
+/// A body's bytes, wiped when dropped, so that a secret on its way in leaves no copy behind.
+pub struct JsonBody(Zeroizing<Vec<u8>>);
+
+impl JsonBody {
+    /// Reads a body of at most `most` bytes.
+    ///
+    /// # Errors
+    ///
+    /// 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
+    pub async fn read(request: Request, most: usize) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::new("unsupported_media_type", "Content-Type must be application/json"));
+        }
+        let mut body = Limited::new(request.into_body(), most);
+        let mut bytes = Zeroizing::new(Vec::new());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| unread(&*error, most))?;
+            if let Some(data) = frame.data_ref() {
+                grow(&mut bytes, data);
+            }
+        }
+        check(&bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The body as the route's type.
+    ///
+    /// # Errors
+    ///
+    /// 400 that names the field.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(&self.0);
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let text = error.inner().to_string();
+            let field = error.path().to_string();
+            ApiError::invalid(match (named(&text, "unknown field `"), named(&text, "missing field `")) {
+                (Some(unknown), _) => format!("The field `{unknown}` is not known here"),
+                (_, Some(missing)) => format!("The field `{missing}` is missing"),
+                _ if field == "." => "The body must be a JSON object".to_owned(),
+                _ => format!("The field `{field}` has the wrong type or form"),
+            })
+        })
+    }
+}
+
+/// Appends without leaving an unwiped copy behind, as a vector that grows by itself would.
+fn grow(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
+    if bytes.capacity() - bytes.len() < data.len() {
+        let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + data.len()).next_power_of_two().max(1_024)));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(data);
+}
+
+fn unread(error: &(dyn std::error::Error + 'static), most: usize) -> ApiError {
+    if error.is::<http_body_util::LengthLimitError>() {
+        return ApiError::new("payload_too_large", format!("The body may have {most} bytes here"));
+    }
+    ApiError::invalid("The body could not be read to its end in time")
+}
+
+/// The field that a parser's message names, where it is short and plain enough to be a field.
+fn named<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    let (name, _) = text.strip_prefix(prefix)?.split_once('`')?;
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    (plain && name.len() <= 64).then_some(name)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.eq_ignore_ascii_case("application/merge-patch+json")
+}
+
+/// Refuses what is no JSON, nests deeper than [`MAX_DEPTH`], or repeats a key.
+fn check(bytes: &[u8]) -> Result<(), ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let checked = Strict { depth: 0 }.deserialize(&mut deserializer).and_then(|()| deserializer.end());
+    checked.map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let what = match error.to_string() {
+            text if text.starts_with(DUPLICATE) => "repeats a key",
+            text if text.starts_with(TOO_DEEP) => "nests deeper than 32",
+            _ => "is not valid JSON",
+        };
+        ApiError::invalid(format!("The body {what} (line {line}, column {column})"))
+    })
+}
+
+const DUPLICATE: &str = "duplicate key";
+const TOO_DEEP: &str = "too deep";
+
+/// Walks any JSON value and keeps nothing of it.
+#[derive(Clone, Copy)]
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn deeper<E: Error>(self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH { Err(E::custom(TOO_DEEP)) } else { Ok(Self { depth: self.depth + 1 }) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        while items.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        let mut seen: HashSet<String> = HashSet::new();
+        while let Some(key) = fields.next_key::<String>()? {
+            if !seen.insert(key) {
+                return Err(A::Error::custom(DUPLICATE));
+            }
+            fields.next_value_seed(inner)?;
+        }
+        Ok(())
+    }
+}
+
+/// An answer. Its bytes are wiped once they are sent: they may hold secrets.
+pub fn reply(body: &impl Serialize) -> Response {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(1_024));
+    if let Err(error) = serde_json::to_writer(&mut *bytes, body) {
+        tracing::error!(%error, "an answer cannot be written");
+        return ApiError::new("internal_error", "").into_response();
+    }
+    let body = Body::from(Bytes::from_owner(bytes));
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(text: &str) -> Result<(), String> {
+        check(text.as_bytes()).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn takes_json_and_nothing_else() {
+        assert_eq!(verdict(r#"{"a":[1,-2.5,"x",null,true],"b":{"a":1}}"#), Ok(()));
+        for text in ["", "{", "{'a':1}", "{\"a\":1,}", "{\"a\":01}", "{} {}", "nul", "\u{feff}{}"] {
+            assert!(verdict(text).unwrap_err().contains("not valid JSON"), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_a_repeated_key_at_any_depth() {
+        for text in [r#"{"a":1,"a":2}"#, r#"[{"x":{"k":1,"k":1}}]"#, r#"{"a":1,"\u0061":2}"#] {
+            assert!(verdict(text).unwrap_err().contains("repeats a key"), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_depth_33() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(verdict(&nested(32)), Ok(()));
+        assert!(verdict(&nested(33)).unwrap_err().contains("deeper than 32"));
+        assert!(verdict(&nested(100_000)).is_err());
+    }
+
+    #[test]
+    fn messages_repeat_no_value() {
+        #[derive(Deserialize, Debug)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code, reason = "only its parsing is of interest")]
+        struct Body {
+            number: u8,
+        }
+        for text in [r#"{"number":"canary"}"#, r#"{"number":1,"canary canary":2}"#, r#"["canary"]"#, r#""canary""#] {
+            let body = JsonBody(Zeroizing::new(text.as_bytes().to_vec()));
+            let message = body.parse::<Body>().unwrap_err().message;
+            assert!(!message.contains("canary"), "{message}");
+        }
+        let body = JsonBody(Zeroizing::new(br#"{"number":1,"extra":2}"#.to_vec()));
+        assert_eq!(body.parse::<Body>().unwrap_err().message, "The field `extra` is not known here");
+    }
+}

@@ -1,0 +1,157 @@
+//! The REST API over HTTP: extract, one call of the vault, wrap. The only module that names the web framework.
+
+mod audit;
+mod batch;
+mod error;
+mod frame;
+mod json;
+mod limits;
+mod openapi;
+mod secrets;
+mod serve;
+mod system;
+mod wire;
+
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+
+use axum::{
+    Router, middleware,
+    routing::{delete, get, patch, post, put},
+};
+use prometheus_client::registry::Registry;
+
+pub use limits::Category;
+pub use openapi::Document;
+pub use serve::{ServeLimits, TlsError, serve, tls_config};
+
+use crate::{
+    auth::Authenticator,
+    domain::{Clock, Entropy, Scope},
+    telemetry::{Metrics, PolicyNumbers},
+    vault::Vault,
+};
+use frame::{authenticated, gated};
+use limits::RateLimits;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+/// The parts of an [`App`].
+pub struct Shared {
+    vault: Arc<Vault>,
+    authenticator: Arc<Authenticator>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    metrics: Arc<Metrics>,
+    registry: Registry,
+    rates: RateLimits,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// How the API behaves.
+#[derive(Debug, Clone, Default)]
+pub struct ApiSettings {
+    /// Units in a minute by category; 0 is unlimited, what is absent has its default.
+    pub rate_limits: BTreeMap<String, u32>,
+    /// Whether `/v1/metrics` wants a token with the scope `admin`.
+    pub metrics_need_token: bool,
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        vault: Arc<Vault>,
+        authenticator: Arc<Authenticator>,
+        (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
+        metrics: Arc<Metrics>,
+        settings: &ApiSettings,
+    ) -> Self {
+        let policies = Arc::clone(vault.policies());
+        let numbers = Arc::new(move || {
+            let set = policies.current();
+            let numbers = |module: &crate::policy::Module| PolicyNumbers {
+                policy: module.reference.name.clone(),
+                outcomes: module.stats.outcomes().collect(),
+                disagreements: module.stats.disagreements(),
+                total_time: module.stats.total_time(),
+            };
+            (set.generation, set.modules.iter().map(numbers).collect())
+        });
+        let registry = metrics.registry(numbers);
+        let rates = RateLimits::new(&settings.rate_limits);
+        Self(Arc::new(Shared { vault, authenticator, clock, entropy, metrics, registry, rates }))
+    }
+
+    fn request_id(&self) -> Arc<str> {
+        let mut random = [0; 16];
+        self.entropy.fill(&mut random);
+        let mut id = "req_".to_owned();
+        for byte in random {
+            // INVARIANT: writing to a string does not fail.
+            write!(id, "{byte:02x}").ok();
+        }
+        id.into()
+    }
+}
+
+/// All routes: what each needs, and what it draws on.
+#[must_use]
+pub fn router(app: App, settings: &ApiSettings) -> Router {
+    let read = gated(&app, Scope::SecretsRead, Category::Read, get(secrets::read));
+    let write = gated(&app, Scope::SecretsWrite, Category::Write, put(secrets::put));
+    let remove = gated(&app, Scope::SecretsDelete, Category::Delete, delete(secrets::delete));
+    let one_secret = read.merge(write).merge(remove);
+    let describe = gated(&app, Scope::SecretsList, Category::List, get(secrets::metadata));
+    let one_metadata =
+        describe.merge(gated(&app, Scope::SecretsWrite, Category::Write, patch(secrets::patch_metadata)));
+    let batch_read = gated(&app, Scope::SecretsRead, Category::BatchRead, post(batch::read));
+    let batch_read = batch_read.merge(put(batch::no_write).patch(batch::no_write));
+    let batch_metadata = gated(&app, Scope::SecretsList, Category::BatchMetadata, post(batch::metadata));
+    let batch_metadata = batch_metadata.merge(put(batch::no_write).patch(batch::no_write));
+    let metrics = get(system::metrics);
+    let metrics =
+        if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };
+    let policies = |handlers| gated(&app, Scope::PoliciesRead, Category::PolicyOps, handlers);
+    let versions = gated(&app, Scope::SecretsList, Category::List, get(secrets::versions));
+    let destroy = gated(&app, Scope::SecretsDelete, Category::Delete, post(secrets::destroy));
+    let restore = gated(&app, Scope::SecretsWrite, Category::Write, post(secrets::restore));
+    let rollback = gated(&app, Scope::SecretsWrite, Category::Write, post(secrets::rollback));
+    Router::new()
+        .route("/v1/secrets", gated(&app, Scope::SecretsList, Category::List, get(secrets::list)))
+        .route("/v1/secrets/batch", batch_read)
+        .route("/v1/secrets/batch/metadata", batch_metadata)
+        // With nothing behind the slash there is a path, and it is an invalid one.
+        .route("/v1/secrets/", one_secret.clone())
+        .route("/v1/secrets/{*path}", one_secret)
+        .route("/v1/metadata/", one_metadata.clone())
+        .route("/v1/metadata/{*path}", one_metadata)
+        .route("/v1/versions/", versions.clone())
+        .route("/v1/versions/{*path}", versions)
+        .route("/v1/restore/", restore.clone())
+        .route("/v1/restore/{*path}", restore)
+        .route("/v1/rollback/", rollback.clone())
+        .route("/v1/rollback/{*path}", rollback)
+        .route("/v1/destroy/", destroy.clone())
+        .route("/v1/destroy/{*path}", destroy)
+        .route("/v1/policies", policies(get(system::policies)))
+        .route("/v1/policies/{name}", policies(get(system::policy)))
+        .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
+        .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))
+        .route("/v1/health", get(system::health))
+        .route("/v1/health/ready", get(system::ready))
+        .route("/v1/version", get(system::version))
+        .route("/v1/metrics", metrics)
+        .route("/v1/openapi.json", get(openapi::document))
+        .fallback(async || error::ApiError::new("not_found", "There is nothing at this address"))
+        .layer(middleware::from_fn_with_state(app.clone(), frame::frame))
+        .with_state(app)
+}

@@ -1,0 +1,192 @@
+//! Who am I, how is the server, what are its policies.
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    error::{ApiError, ErrorEnvelope},
+    frame::Caller,
+    json::reply,
+};
+use crate::{
+    domain::Timestamp,
+    policy::{Mode, Module},
+    telemetry::render,
+};
+
+/// Who the bearer of the token is.
+#[derive(Serialize, ToSchema)]
+pub struct WhoAmI {
+    /// `user:…` or `sa:…`.
+    identity_id: String,
+    /// `user` or `service_account`.
+    identity_type: &'static str,
+    /// The tenant.
+    tenant_id: String,
+    /// What the token allows.
+    scopes: Vec<&'static str>,
+    /// The groups that the issuer vouches for.
+    groups: Vec<String>,
+    /// When a second factor was last verified.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    mfa_verified_at: Option<Timestamp>,
+    /// When the token ends.
+    #[schema(value_type = String, format = DateTime)]
+    token_expires_at: Timestamp,
+}
+
+/// Whether the server can serve.
+#[derive(Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ready` or `not_ready`.
+    status: &'static str,
+    /// The checks that fail.
+    failing: Vec<&'static str>,
+}
+
+/// A policy module in force.
+#[derive(Serialize, ToSchema)]
+pub struct PolicyBody {
+    /// Its name in the manifest.
+    name: String,
+    /// The SHA-256 of its file.
+    digest: String,
+    /// The SHA-256 of its settings.
+    settings_digest: String,
+    /// `enforce` or `shadow`.
+    mode: &'static str,
+    /// The actions that it is asked about.
+    actions: Vec<&'static str>,
+    /// The paths that it is asked about.
+    paths: Vec<String>,
+    /// The interfaces that it imports: all that it can see.
+    inputs: Vec<String>,
+    /// Wall-clock time of one call, in milliseconds.
+    deadline_ms: u128,
+    /// Linear memory, in bytes.
+    memory_bytes: usize,
+    /// The generation that it belongs to.
+    generation: u64,
+    /// When the generation was loaded.
+    #[schema(value_type = String, format = DateTime)]
+    loaded_at: Timestamp,
+    /// Calls since then.
+    calls: u64,
+    /// Calls that denied, failures included.
+    denials: u64,
+    /// In shadow mode: answers that differed from the decision.
+    disagreements: u64,
+    /// Half of the calls took at most this, in microseconds.
+    p50_us: Option<f64>,
+    /// 99 of 100 calls took at most this, in microseconds.
+    p99_us: Option<f64>,
+}
+
+/// The policies in force.
+#[derive(Serialize, ToSchema)]
+pub struct PoliciesBody {
+    /// The modules, in the manifest's order.
+    policies: Vec<PolicyBody>,
+}
+
+/// Tells the bearer of a token what the server makes of it.
+#[utoipa::path(get, path = "/v1/auth/whoami", tag = "identity",
+    responses((status = 200, body = WhoAmI), (status = "4XX", body = ErrorEnvelope)))]
+pub async fn whoami(caller: Caller) -> Response {
+    let who = &caller.vault.principal;
+    reply(&WhoAmI {
+        identity_id: who.id.to_string(),
+        identity_type: who.kind.as_str(),
+        tenant_id: who.tenant.to_string(),
+        scopes: who.scopes.words().collect(),
+        groups: who.groups.clone(),
+        mfa_verified_at: who.mfa_verified_at(),
+        token_expires_at: who.expires_at,
+    })
+}
+
+/// Lists the policy modules in force.
+#[utoipa::path(get, path = "/v1/policies", tag = "policies",
+    responses((status = 200, body = PoliciesBody), (status = "4XX", body = ErrorEnvelope)))]
+pub async fn policies(State(app): State<App>, _: Caller) -> Response {
+    let set = app.vault.policies().current();
+    let describe = |module| describe(module, set.generation, set.loaded_at);
+    reply(&PoliciesBody { policies: set.modules.iter().map(describe).collect() })
+}
+
+/// Describes one policy module.
+#[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies",
+    params(("name" = String, Path, description = "The module's name in the manifest")),
+    responses((status = 200, body = PolicyBody), (status = "4XX", body = ErrorEnvelope)))]
+pub async fn policy(
+    State(app): State<App>,
+    _: Caller,
+    axum::extract::Path(name): axum::extract::Path<String>,
+) -> Result<Response, ApiError> {
+    let set = app.vault.policies().current();
+    let module = set.modules.iter().find(|module| module.reference.name == name);
+    let module = module.ok_or_else(|| ApiError::new("policy_not_found", "No policy of this name is in force"))?;
+    Ok(reply(&describe(module, set.generation, set.loaded_at)))
+}
+
+/// Answers as long as the process lives.
+#[utoipa::path(get, path = "/v1/health", tag = "system", security(()), responses((status = 200)))]
+pub async fn health() -> Response {
+    reply(&serde_json::json!({ "status": "ok" }))
+}
+
+/// Whether the server can serve: database, audit, keys, policies.
+#[utoipa::path(get, path = "/v1/health/ready", tag = "system", security(()),
+    responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
+pub async fn ready(State(app): State<App>) -> Response {
+    let mut failing = Vec::new();
+    if let Err(error) = app.vault.ready().await {
+        tracing::error!(%error, "not ready");
+        failing.extend(["database", "audit"]);
+    }
+    let (status, word) =
+        if failing.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
+    (status, reply(&Readiness { status: word, failing })).into_response()
+}
+
+/// The program's version.
+#[utoipa::path(get, path = "/v1/version", tag = "system", security(()), responses((status = 200)))]
+pub async fn version() -> Response {
+    reply(&serde_json::json!({ "name": "portcullis", "version": env!("CARGO_PKG_VERSION") }))
+}
+
+/// Metrics as OpenMetrics text.
+#[utoipa::path(get, path = "/v1/metrics", tag = "system", responses((status = 200, body = String)))]
+pub async fn metrics(State(app): State<App>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], render(&app.registry)).into_response()
+}
+
+fn describe(module: &Module, generation: u64, loaded_at: Timestamp) -> PolicyBody {
+    let micros = |share| module.stats.quantile(share).map(|took| took.as_secs_f64() * 1e6);
+    let actions = module.entry.actions.as_ref();
+    PolicyBody {
+        name: module.reference.name.clone(),
+        digest: module.reference.digest.clone(),
+        settings_digest: module.settings_digest.clone(),
+        mode: if module.mode == Mode::Shadow { "shadow" } else { "enforce" },
+        actions: actions.map_or_else(|| vec!["*"], |actions| actions.iter().map(|action| action.as_str()).collect()),
+        paths: module.entry.paths.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        inputs: module.template.imports.clone(),
+        deadline_ms: module.entry.deadline.as_millis(),
+        memory_bytes: module.entry.memory,
+        generation,
+        loaded_at,
+        calls: module.stats.calls(),
+        denials: module.stats.denials(),
+        disagreements: module.stats.disagreements(),
+        p50_us: micros(0.5),
+        p99_us: micros(0.99),
+    }
+}

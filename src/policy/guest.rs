@@ -1,0 +1,219 @@
+//! One module: from bytes to something that can be instantiated, and one instance of it at work.
+
+use std::sync::Arc;
+
+use wasmtime::{
+    Engine, Store, Trap,
+    component::{Component, HasSelf, Linker, types::ComponentItem},
+};
+
+use super::{
+    host::{GuestDecision, HostState, Inquiry, Policy, PolicyPre, Subject},
+    limits::{GuestLimits, Use, new_store, ticks},
+    snapshot,
+};
+use crate::domain::{Action, InputRead};
+
+/// Largest module file, in bytes.
+pub const MAX_MODULE_BYTES: usize = 64 * 1024 * 1024;
+const PACKAGE: &str = "portcullis:policy/";
+const OFFERED: [&str; 5] = ["types", "principal", "context", "secret", "diagnostics"];
+
+/// Most of each thing in an answer, and most bytes of each text.
+const REASON_BYTES: usize = 128;
+const MESSAGE_BYTES: usize = 1_024;
+const NAMES: usize = 64;
+const NAME_BYTES: usize = 256;
+
+/// How a guest can fail. Each is a denial, and each is counted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// It trapped.
+    Trap,
+    /// It took too long.
+    Deadline,
+    /// It wanted more memory than it may have.
+    Memory,
+    /// It answered, or asked for, more than may pass.
+    Output,
+    /// It answered something that the contract does not allow, or could not be instantiated.
+    Malformed,
+    /// It failed too often in this request to be asked again.
+    GivenUp,
+}
+
+impl Failure {
+    /// The word used in metrics, audit and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Deadline => "deadline",
+            Self::Memory => "memory",
+            Self::Output => "output",
+            Self::Malformed => "malformed",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
+/// A configured module, compiled.
+pub struct Template {
+    engine: Engine,
+    pre: PolicyPre<HostState>,
+    limits: GuestLimits,
+    /// The interfaces that the module imports: all that it can ever see.
+    pub imports: Vec<String>,
+}
+
+/// A module that cannot be taken; every reason that was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unfit(pub Vec<String>);
+
+impl From<String> for Unfit {
+    fn from(problem: String) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl Template {
+    /// Inspects, configures, snapshots and compiles a module.
+    ///
+    /// # Errors
+    ///
+    /// [`Unfit`] where it is no component of our world, or refuses its settings.
+    pub fn prepare(engine: &Engine, bytes: &[u8], settings: &str, limits: GuestLimits) -> Result<Self, Unfit> {
+        let imports = inspect(engine, bytes)?;
+        let configured = snapshot::configure(engine, bytes, settings, limits.clone())?;
+        let component = compile(engine, &configured)?;
+        let pre = linker(engine)
+            .and_then(|linker| linker.instantiate_pre(&component))
+            .and_then(PolicyPre::new)
+            .map_err(|error| Unfit::from(format!("it cannot be linked: {error:#}")))?;
+        Ok(Self { engine: engine.clone(), pre, limits, imports })
+    }
+
+    /// A fresh instance for one request.
+    pub fn instantiate(&self, inquiry: Arc<Inquiry>) -> Result<Guest, Failure> {
+        let mut store = new_store(&self.engine, HostState::asked(self.limits.clone(), inquiry), Use::Evaluate);
+        match self.pre.instantiate(&mut store) {
+            Ok(policy) => Ok(Guest { store, policy }),
+            Err(error) => Err(match classify(&error, &store) {
+                Failure::Trap if error.downcast_ref::<Trap>().is_none() => Failure::Malformed,
+                failure => failure,
+            }),
+        }
+    }
+}
+
+/// One instance. Lives as long as one request, and never longer.
+pub struct Guest {
+    store: Store<HostState>,
+    policy: Policy,
+}
+
+/// A guest's answer, within all limits.
+pub struct Answer {
+    /// What it decided.
+    pub decision: GuestDecision,
+    /// What it asked about the secret.
+    pub inputs: Vec<InputRead>,
+    /// What it noted.
+    pub notes: Vec<String>,
+}
+
+impl Guest {
+    /// One question. After a failure the instance is of no more use.
+    pub fn evaluate(&mut self, action: Action, subject: Subject) -> Result<Answer, Failure> {
+        let path = subject.path.clone();
+        self.store.data_mut().turn_to(subject);
+        self.store.set_epoch_deadline(ticks(self.store.data().limits.deadline));
+        let decision = self
+            .policy
+            .call_evaluate(&mut self.store, action.as_str(), path.as_str())
+            .map_err(|error| classify(&error, &self.store))?;
+        if !fits(&decision) {
+            return Err(Failure::Output);
+        }
+        let (inputs, notes) = self.store.data_mut().take_findings();
+        Ok(Answer { decision, inputs, notes })
+    }
+
+    /// What it asked about the request.
+    pub fn request_inputs(&self) -> &[InputRead] {
+        self.store.data().request_inputs()
+    }
+}
+
+fn fits(decision: &GuestDecision) -> bool {
+    let short = |names: &[String]| names.len() <= NAMES && names.iter().all(|name| name.len() <= NAME_BYTES);
+    decision.reason.len() <= REASON_BYTES
+        && decision.message.as_ref().is_none_or(|message| message.len() <= MESSAGE_BYTES)
+        && short(&decision.rules)
+        && decision.obligations.len() <= NAMES
+        && decision.obligations.iter().all(|duty| duty.kind.len() <= NAME_BYTES && short(&duty.args))
+}
+
+fn classify(error: &wasmtime::Error, store: &Store<HostState>) -> Failure {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => Failure::Deadline,
+        _ if store.data().limits.exhausted => Failure::Memory,
+        Some(Trap::AllocationTooLarge) => Failure::Output,
+        Some(_) => Failure::Trap,
+        // Not the guest's code but what it handed over: out-of-bounds pointers, bad UTF-8, too many bytes.
+        None if error.to_string().contains("fuel") => Failure::Output,
+        None => Failure::Malformed,
+    }
+}
+
+/// The interfaces that a component imports, once it is known to be one of our world.
+fn inspect(engine: &Engine, bytes: &[u8]) -> Result<Vec<String>, Unfit> {
+    if bytes.len() > MAX_MODULE_BYTES {
+        return Err(Unfit::from(format!("it has {} bytes, {MAX_MODULE_BYTES} are the most", bytes.len())));
+    }
+    let component = compile(engine, bytes)?;
+    let shape = component.component_type();
+    let mut problems = Vec::new();
+    let mut imports = Vec::new();
+    for (name, _) in shape.imports(engine) {
+        match offered(name) {
+            // The types are a vocabulary: importing them shows nothing.
+            Some("types") => (),
+            Some(interface) => imports.push(interface.to_owned()),
+            None => problems.push(format!("it imports `{name}`, which is not offered to policies")),
+        }
+    }
+    for wanted in ["configure", "evaluate"] {
+        let found = shape
+            .exports(engine)
+            .any(|(name, item)| name == wanted && matches!(item.ty, ComponentItem::ComponentFunc(_)));
+        if !found {
+            problems
+                .push(format!("it does not export `{wanted}`: is it built for the world `policy` of wit/policy.wit?"));
+        }
+    }
+    if problems.is_empty() { Ok(imports) } else { Err(Unfit(problems)) }
+}
+
+fn offered(import: &str) -> Option<&str> {
+    let (interface, version) = import.strip_prefix(PACKAGE)?.split_once('@')?;
+    (OFFERED.contains(&interface) && version.starts_with("0.1.")).then_some(interface)
+}
+
+pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Unfit> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err(Unfit::from("it is not WebAssembly".to_owned()));
+    }
+    if bytes.get(4..8) == Some(&[1, 0, 0, 0]) {
+        return Err(Unfit::from(
+            "it is a core module, not a component: run `portcullis policy componentize` on it".to_owned(),
+        ));
+    }
+    Component::from_binary(engine, bytes).map_err(|error| Unfit::from(format!("it does not compile: {error:#}")))
+}
+
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<HostState>> {
+    let mut linker = Linker::new(engine);
+    Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(linker)
+}

@@ -1,0 +1,112 @@
+//! The vault in a PostgreSQL database that several servers may share.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{
+    PgPool, Postgres, SqlSafeStr,
+    migrate::{Migration, MigrationType, Migrator},
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, tables::Tables};
+use crate::domain::{
+    AuditRow, AuditScan, AuditSequence, Head, Record, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
+    VersionRecord, WrappedKey,
+};
+
+/// How long a request waits for a free connection before it is told that the store is not there.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// [`SecretStore`] on PostgreSQL. Stateless: any number of servers may use one database.
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// Connects and brings the tables to this program's version.
+    ///
+    /// # Errors
+    ///
+    /// A bad URL, no connection, a failed migration.
+    pub async fn connect(url: &str, max_connections: u32) -> StoreResult<Self> {
+        // An acknowledged write must survive a crash, whatever the server's own default is.
+        let options = url.parse::<PgConnectOptions>()?.options([("synchronous_commit", "on")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await?;
+        let sql = include_str!("migrations/postgres/0001_vault.sql").into_sql_str();
+        let first = Migration::new(1, "vault".into(), MigrationType::Simple, sql, false);
+        Migrator::with_migrations(vec![first]).run(&pool).await?;
+        Ok(Self { pool })
+    }
+
+    async fn connection(&self) -> StoreResult<PoolConnection<Postgres>> {
+        Ok(self.pool.acquire().await?)
+    }
+}
+
+#[async_trait]
+impl SecretStore for PostgresStore {
+    async fn get_many(
+        &self,
+        tenant: &TenantId,
+        wanted: &[(SecretPath, Option<Version>)],
+    ) -> StoreResult<Vec<Option<Record>>> {
+        Tables::<Postgres>(&mut *self.connection().await?).get_many(tenant, wanted).await
+    }
+
+    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+        Tables::<Postgres>(&mut *self.connection().await?).list(tenant, scan, now).await
+    }
+
+    async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
+        let mut snapshot = self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let mut tables = Tables::<Postgres>(&mut *snapshot);
+        let Some(head) = tables.head(tenant, path).await? else { return Ok(None) };
+        Ok(Some((head, tables.versions(tenant, path).await?)))
+    }
+
+    async fn commit(&self, request: ChangeRequest) -> StoreResult<Result<Committed, Refusal>> {
+        let mut transaction = self.pool.begin().await?;
+        let outcome = Tables::<Postgres>(&mut *transaction).apply(request).await?;
+        transaction.commit().await?;
+        Ok(outcome)
+    }
+
+    async fn append(&self, row: AuditRow) -> StoreResult<AuditSequence> {
+        Tables::<Postgres>(&mut *self.connection().await?).append(&row).await
+    }
+
+    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<StoredAuditRow>> {
+        Tables::<Postgres>(&mut *self.connection().await?).audit_rows(scan, limit).await
+    }
+
+    async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
+        Tables::<Postgres>(&mut *self.connection().await?).tenant_keys(tenant).await
+    }
+
+    async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
+        let mut connection = self.connection().await?;
+        let mut tables = Tables::<Postgres>(&mut *connection);
+        tables.add_tenant_key(tenant, &key).await?;
+        tables.tenant_keys(tenant).await
+    }
+
+    async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
+        Tables::<Postgres>(&mut *self.connection().await?).root_fingerprint(fingerprint).await
+    }
+
+    async fn ready(&self) -> StoreResult<()> {
+        let mut transaction = self.pool.begin().await?;
+        Tables::<Postgres>(&mut *transaction).probe_write().await?;
+        Ok(transaction.rollback().await?)
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,198 @@
+//! What is counted, timed and logged. Labels are from closed sets: never a path, never an identity.
+
+use std::{io::IsTerminal, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::ConstGauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// Numbers of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Histogram, fn() -> Histogram>,
+    audit_commits: Family<ResultLabels, Histogram, fn() -> Histogram>,
+    store_reads: Histogram,
+    store_writes: Histogram,
+    unreadable_records: Counter,
+    rate_limited: Family<CategoryLabels, Counter>,
+    failed_authentications: Counter,
+}
+
+/// A request by its route's template, never by its path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: String,
+    route: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CategoryLabels {
+    category: &'static str,
+}
+
+/// Numbers of one policy module, as they stand.
+pub struct PolicyNumbers {
+    /// The module's name in the manifest.
+    pub policy: String,
+    /// Calls by outcome.
+    pub outcomes: Vec<(&'static str, u64)>,
+    /// Answers of a shadow module that differed.
+    pub disagreements: u64,
+    /// Time spent in the guest.
+    pub total_time: Duration,
+}
+
+/// Reads the policies' numbers when the metrics are asked for.
+pub type PolicySource = Arc<dyn Fn() -> (u64, Vec<PolicyNumbers>) + Send + Sync>;
+
+fn timer() -> Histogram {
+    // 25 µs to 13 s, doubling.
+    Histogram::new(exponential_buckets(0.000_025, 2.0, 20))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::new_with_constructor(timer),
+            audit_commits: Family::new_with_constructor(timer),
+            store_reads: timer(),
+            store_writes: timer(),
+            unreadable_records: Counter::default(),
+            rate_limited: Family::default(),
+            failed_authentications: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// A request was answered. `route` is the template, such as `/v1/secrets/{path}`.
+    pub fn request(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let labels = RequestLabels { method: method.to_owned(), route: route.to_owned(), status };
+        self.requests.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// An append to the audit log ended.
+    pub fn audit_commit(&self, took: Duration, done: bool) {
+        let result = if done { "ok" } else { "failed" };
+        self.audit_commits.get_or_create(&ResultLabels { result }).observe(took.as_secs_f64());
+    }
+
+    /// The store answered a look-up.
+    pub fn store_read(&self, took: Duration) {
+        self.store_reads.observe(took.as_secs_f64());
+    }
+
+    /// The store ended a change.
+    pub fn store_write(&self, took: Duration) {
+        self.store_writes.observe(took.as_secs_f64());
+    }
+
+    /// A stored record did not authenticate.
+    pub fn unreadable_record(&self) {
+        self.unreadable_records.inc();
+    }
+
+    /// A request was turned away for its rate.
+    pub fn rate_limited(&self, category: &'static str) {
+        self.rate_limited.get_or_create(&CategoryLabels { category }).inc();
+    }
+
+    /// A token was refused.
+    pub fn failed_authentication(&self) {
+        self.failed_authentications.inc();
+    }
+
+    /// The registry that [`render`] writes from.
+    #[must_use]
+    pub fn registry(&self, policies: PolicySource) -> Registry {
+        let mut registry = Registry::with_prefix("portcullis");
+        let requests = "Time to answer, by route template, in seconds";
+        registry.register("http_request_duration_seconds", requests, self.requests.clone());
+        let audit = "Time until an append to the audit log was durable, in seconds";
+        registry.register("audit_commit_duration_seconds", audit, self.audit_commits.clone());
+        registry.register("store_read_duration_seconds", "Time of a look-up, in seconds", self.store_reads.clone());
+        registry.register("store_write_duration_seconds", "Time of a change, in seconds", self.store_writes.clone());
+        registry.register("unreadable_records", "Records that did not authenticate", self.unreadable_records.clone());
+        registry.register("rate_limited_requests", "Requests turned away for their rate", self.rate_limited.clone());
+        registry.register("failed_authentications", "Tokens refused", self.failed_authentications.clone());
+        registry.register_collector(Box::new(PolicyCollector(policies)));
+        registry
+    }
+}
+
+/// The metrics as OpenMetrics text.
+#[must_use]
+pub fn render(registry: &Registry) -> String {
+    let mut text = String::new();
+    // INVARIANT: writing to a string does not fail.
+    encode(&mut text, registry).ok();
+    text
+}
+
+struct PolicyCollector(PolicySource);
+
+impl std::fmt::Debug for PolicyCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PolicyCollector")
+    }
+}
+
+impl Collector for PolicyCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (generation, modules) = (self.0)();
+        let gauge = ConstGauge::new(i64::try_from(generation).unwrap_or(i64::MAX));
+        let help = "The generation of policies in force";
+        gauge.encode(encoder.encode_descriptor("policy_generation", help, None, gauge.metric_type())?)?;
+        let calls = ConstCounter::new(0_u64);
+        let help = "Calls of policy modules, by outcome";
+        let mut family = encoder.encode_descriptor("policy_evaluations", help, None, calls.metric_type())?;
+        for module in &modules {
+            for (outcome, count) in &module.outcomes {
+                let labels = [("policy", module.policy.as_str()), ("outcome", outcome)];
+                ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "Time spent in policy modules";
+        let seconds = ConstCounter::new(0.0_f64);
+        let mut family = encoder.encode_descriptor("policy_seconds", help, None, seconds.metric_type())?;
+        for module in &modules {
+            let labels = [("policy", module.policy.as_str())];
+            ConstCounter::new(module.total_time.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Answers of shadow modules that differed from the decision";
+        let mut family = encoder.encode_descriptor("policy_shadow_disagreements", help, None, calls.metric_type())?;
+        for module in &modules {
+            let labels = [("policy", module.policy.as_str())];
+            ConstCounter::new(module.disagreements).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts the log: `filter` as in `info,portcullis=debug`; as JSON lines for programs, else for people. To the
+/// standard error, so that the output of commands stays clean.
+pub fn start_log(filter: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| "info".into());
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    // A second log in one process (as in tests) is not started; the first goes on.
+    if json {
+        builder.json().flatten_event(true).try_init().ok();
+    } else {
+        builder.with_target(false).try_init().ok();
+    }
+}

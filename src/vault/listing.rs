@@ -1,0 +1,327 @@
+//! What may be known of secrets without their values. Each entry is put to the policies; those denied are not shown.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Account, Caller, Fault, Vault};
+use crate::{
+    audit::{self, Event},
+    domain::{Action, Decision, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
+    policy::{PolicySet, Subject},
+    store::ListScan,
+};
+
+/// How many entries are looked up, decided and recorded at a time.
+const CHUNK: u32 = 500;
+
+/// A page of a listing.
+pub struct ListPage {
+    /// The secrets, in the order of their paths.
+    pub heads: Vec<Head>,
+    /// Where the next page begins; none at the end.
+    pub cursor: Option<String>,
+}
+
+/// One entry of a batch of metadata as it was asked for.
+pub enum Wanted {
+    /// This path.
+    Path(SecretPath),
+    /// All paths that match.
+    Pattern(PathPattern),
+    /// The text of no path.
+    Invalid(String),
+}
+
+/// A page of a batch of metadata.
+pub struct MetadataPage {
+    /// The secrets by path.
+    pub found: BTreeMap<String, Head>,
+    /// What was asked for by name and cannot be shown.
+    pub errors: Vec<(String, Fault)>,
+    /// Where the next page begins; none at the end.
+    pub cursor: Option<String>,
+}
+
+/// A walk through the store in the order of paths.
+struct Walk<'a> {
+    /// Prefixes, in order, none within another.
+    prefixes: Vec<String>,
+    /// Which of the paths met are wanted.
+    accepts: &'a (dyn Fn(&SecretPath) -> bool + Sync),
+    after: Option<SecretPath>,
+    limit: usize,
+}
+
+impl Vault {
+    /// A secret's description.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], recorded.
+    pub async fn metadata(&self, caller: &Caller, path: SecretPath) -> Result<Head, Fault> {
+        let record = self.describe(caller, path, |record| live(record, caller.context.now)).await?;
+        Ok(record.head.clone())
+    }
+
+    /// A secret and all its versions, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], recorded.
+    pub async fn versions(&self, caller: &Caller, path: SecretPath) -> Result<Vec<VersionRecord>, Fault> {
+        let undeleted = |record: Option<Arc<Record>>| {
+            record.filter(|record| record.head.deleted.is_none()).ok_or(Fault::SecretNotFound)
+        };
+        self.describe(caller, path.clone(), undeleted).await?;
+        let found = self.store.versions(&caller.principal.tenant, &path).await?;
+        found.map(|(_, versions)| versions).ok_or(Fault::SecretNotFound)
+    }
+
+    async fn describe(
+        &self,
+        caller: &Caller,
+        path: SecretPath,
+        present: impl FnOnce(Option<Arc<Record>>) -> Result<Arc<Record>, Fault>,
+    ) -> Result<Arc<Record>, Fault> {
+        let set = self.policies.current();
+        let record = self.look_up(&caller.principal.tenant, &[(path.clone(), None)]).await?.pop().flatten();
+        let subject = Subject { secret: record.clone(), ..Subject::unknown(path.clone()) };
+        let (decision, inputs) = Self::decide_one(caller, &set, Action::List, &subject);
+        let outcome = match &decision.verdict {
+            Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
+            Verdict::Allow(_) => present(record),
+        };
+        let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
+        self.record(caller, &set, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
+        outcome
+    }
+
+    /// The secrets below a prefix that the caller may list.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::InvalidCursor`], [`Fault::Unavailable`].
+    pub async fn list(
+        &self,
+        caller: &Caller,
+        prefix: String,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<ListPage, Fault> {
+        let question = question(caller, "list", &[&prefix]);
+        let after = self.position(&question, cursor)?;
+        let set = self.policies.current();
+        let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit };
+        let (heads, last) = self.walk(caller, &set, walk).await?;
+        Ok(ListPage { heads, cursor: last.map(|path| self.cursors.seal(&question, path.as_str())) })
+    }
+
+    /// Descriptions of paths and of all that matches patterns. What is named and denied or absent is an error; what
+    /// only matches and is denied is not shown.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::InvalidCursor`], [`Fault::Unavailable`].
+    pub async fn batch_metadata(
+        &self,
+        caller: &Caller,
+        wanted: Vec<Wanted>,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<MetadataPage, Fault> {
+        let mut named = Vec::new();
+        let mut patterns = Vec::new();
+        let mut errors = Vec::new();
+        for one in wanted {
+            match one {
+                Wanted::Path(path) => named.push(path),
+                Wanted::Pattern(pattern) => patterns.push(pattern),
+                Wanted::Invalid(text) => errors.push((text, Fault::InvalidPath)),
+            }
+        }
+        let texts: Vec<&str> =
+            named.iter().map(SecretPath::as_str).chain(patterns.iter().map(PathPattern::as_str)).collect();
+        let question = question(caller, "batch_metadata", &texts);
+        let after = self.position(&question, cursor)?;
+        let set = self.policies.current();
+        let mut page = MetadataPage { found: BTreeMap::new(), errors: Vec::new(), cursor: None };
+        if cursor.is_none() {
+            page.errors = errors;
+            self.named(caller, &set, &named, &mut page).await?;
+        }
+        let accepts =
+            |path: &SecretPath| !named.contains(path) && patterns.iter().any(|pattern| pattern.matches(path.as_str()));
+        let limit = limit.saturating_sub(page.found.len());
+        let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit };
+        let (heads, last) = self.walk(caller, &set, walk).await?;
+        page.found.extend(heads.into_iter().map(|head| (head.path.as_str().to_owned(), head)));
+        page.cursor = last.map(|path| self.cursors.seal(&question, path.as_str()));
+        Ok(page)
+    }
+
+    /// The paths that were asked for by name.
+    async fn named(
+        &self,
+        caller: &Caller,
+        set: &PolicySet,
+        paths: &[SecretPath],
+        page: &mut MetadataPage,
+    ) -> Result<(), Fault> {
+        if paths.is_empty() && page.errors.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<_> = paths.iter().map(|path| (path.clone(), None)).collect();
+        let records = self.look_up(&caller.principal.tenant, &wanted).await?;
+        let mut events: Vec<Event> = page
+            .errors
+            .iter()
+            .map(|(_, fault)| Event { path: None, version: None, code: fault.code(), decision: None })
+            .collect();
+        let inputs = {
+            let mut session = set.session(Self::inquiry(caller));
+            for (path, record) in paths.iter().zip(records) {
+                let subject = Subject { secret: record.clone(), ..Subject::unknown(path.clone()) };
+                let decision = session.decide(Action::List, &subject);
+                let outcome = match &decision.verdict {
+                    Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
+                    Verdict::Allow(_) => live(record, caller.context.now),
+                };
+                let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
+                events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
+                let name = path.as_str().to_owned();
+                match outcome {
+                    Ok(record) => drop(page.found.insert(name, record.head.clone())),
+                    Err(fault) => page.errors.push((name, fault)),
+                }
+            }
+            session.request_inputs()
+        };
+        let size = Some(events.len());
+        self.record(caller, set, Account { action: Action::List, batch_size: size, inputs, events }).await
+    }
+
+    /// Collects what the caller may list, and where to go on: none at the end.
+    async fn walk(
+        &self,
+        caller: &Caller,
+        set: &PolicySet,
+        walk: Walk<'_>,
+    ) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
+        let mut shown = Vec::new();
+        let mut after = walk.after;
+        for prefix in &walk.prefixes {
+            loop {
+                if shown.len() >= walk.limit {
+                    return Ok((shown, after));
+                }
+                let scan = ListScan { prefix: prefix.clone(), after: after.clone(), limit: CHUNK };
+                let heads = self.store.list(&caller.principal.tenant, &scan, caller.context.now).await?;
+                let exhausted = heads.len() < CHUNK as usize;
+                let room = walk.limit - shown.len();
+                let (permitted, rest) = self.sift(caller, set, heads, walk.accepts, room, &mut after).await?;
+                shown.extend(permitted);
+                if rest {
+                    return Ok((shown, after));
+                }
+                if exhausted {
+                    break;
+                }
+            }
+        }
+        Ok((shown, None))
+    }
+
+    /// Decides about a chunk until there is no more room. True where entries are left.
+    async fn sift(
+        &self,
+        caller: &Caller,
+        set: &PolicySet,
+        heads: Vec<Head>,
+        accepts: &(dyn Fn(&SecretPath) -> bool + Sync),
+        room: usize,
+        after: &mut Option<SecretPath>,
+    ) -> Result<(Vec<Head>, bool), Fault> {
+        let mut permitted = Vec::new();
+        let mut events = Vec::new();
+        let mut rest = false;
+        let inputs = {
+            let mut session = set.session(Self::inquiry(caller));
+            for head in heads {
+                if !accepts(&head.path) {
+                    *after = Some(head.path);
+                    continue;
+                }
+                if permitted.len() == room {
+                    rest = true;
+                    break;
+                }
+                *after = Some(head.path.clone());
+                let record = Arc::new(Record { head, version: None });
+                let path = record.head.path.clone();
+                let subject = Subject { secret: Some(Arc::clone(&record)), ..Subject::unknown(path.clone()) };
+                let decision = session.decide(Action::List, &subject);
+                events.push(listed(path, &decision));
+                if matches!(decision.verdict, Verdict::Allow(_)) {
+                    permitted.push(Arc::unwrap_or_clone(record).head);
+                }
+            }
+            session.request_inputs()
+        };
+        if !events.is_empty() {
+            self.record(caller, set, Account { action: Action::List, batch_size: None, inputs, events }).await?;
+        }
+        Ok((permitted, rest))
+    }
+
+    fn position(&self, question: &str, cursor: Option<&str>) -> Result<Option<SecretPath>, Fault> {
+        let Some(cursor) = cursor else { return Ok(None) };
+        let position = self.cursors.open(question, cursor).ok_or(Fault::InvalidCursor)?;
+        SecretPath::parse(&position).map(Some).map_err(|_| Fault::InvalidCursor)
+    }
+}
+
+fn listed(path: SecretPath, decision: &Decision) -> Event {
+    let code = match &decision.verdict {
+        Verdict::Allow(_) => audit::OK,
+        Verdict::Deny(denial) => denial.code.as_str(),
+    };
+    Event { path: Some(path), version: None, code, decision: Some(decision.clone()) }
+}
+
+fn live(record: Option<Arc<Record>>, now: Timestamp) -> Result<Arc<Record>, Fault> {
+    record.filter(|record| record.head.is_live(now)).ok_or(Fault::SecretNotFound)
+}
+
+/// Who asks what: a cursor serves the question that it was made for.
+pub(super) fn question(caller: &Caller, kind: &str, parts: &[&str]) -> String {
+    let mut question = format!("{kind}\n{}\n{}", caller.principal.tenant, caller.principal.id);
+    for part in parts {
+        question.push('\n');
+        question.push_str(part);
+    }
+    question
+}
+
+/// Where to look for what matches, in order, with no place visited twice.
+fn disjoint_prefixes(patterns: &[PathPattern]) -> Vec<String> {
+    let mut prefixes: Vec<&str> = patterns.iter().map(PathPattern::literal_prefix).collect();
+    prefixes.sort_unstable();
+    let mut disjoint: Vec<String> = Vec::new();
+    for prefix in prefixes {
+        if !disjoint.last().is_some_and(|kept| prefix.starts_with(kept.as_str())) {
+            disjoint.push(prefix.to_owned());
+        }
+    }
+    disjoint
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_within_others_are_dropped() {
+        let patterns: Vec<_> =
+            ["b/*", "a/x/*", "a/*", "a/y", "c*"].iter().map(|text| PathPattern::parse(text).unwrap()).collect();
+        assert_eq!(disjoint_prefixes(&patterns), ["a/", "b/", "c"]);
+    }
+}

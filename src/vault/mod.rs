@@ -1,0 +1,274 @@
+//! The service: the one place where store, keys, policies, audit and principals meet. Every access walks one road:
+//! look up, decide, open, record, and only then answer.
+
+mod audit_log;
+mod keys;
+mod listing;
+mod reading;
+mod writing;
+
+use std::{sync::Arc, time::Duration};
+
+pub use audit_log::{AuditFilter, AuditPage};
+pub use listing::{ListPage, MetadataPage, Wanted};
+pub use reading::{Asked, BatchOptions, Found, ReadOutcome, Release};
+pub use writing::{PutRequest, field_names};
+
+use crate::{
+    audit::{self, Entry, Event},
+    crypto::{CursorBox, Keyring},
+    domain::{
+        Action, AuditRow, Clock, Decision, Denial, Entropy, InputRead, Principal, Record, RequestContext, SecretPath,
+        TenantId, Version,
+    },
+    policy::{Inquiry, Policies, PolicySet, Subject},
+    store::{SecretStore, StoreError},
+    telemetry::Metrics,
+};
+
+/// How long an answer waits for its audit event to be durable.
+const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The vault. One of it serves all requests.
+pub struct Vault {
+    store: Arc<dyn SecretStore>,
+    keyring: Keyring,
+    cursors: CursorBox,
+    policies: Arc<Policies>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    recoverable_for: Duration,
+}
+
+/// What a vault is made of.
+pub struct Parts {
+    /// Where it keeps things.
+    pub store: Arc<dyn SecretStore>,
+    /// Its keys.
+    pub keyring: Keyring,
+    /// Its policies.
+    pub policies: Arc<Policies>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is counted and timed.
+    pub metrics: Arc<Metrics>,
+    /// How long a deleted secret can be restored.
+    pub recoverable_for: Duration,
+}
+
+/// Who asks, and where and when: what every call of the vault begins with.
+#[derive(Clone)]
+pub struct Caller {
+    /// The principal.
+    pub principal: Principal,
+    /// The request.
+    pub context: RequestContext,
+}
+
+/// Why a call was not done. Every one of them is in the audit log by the time that it is returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The policies do not permit it.
+    Denied(Denial),
+    /// There is no such secret.
+    SecretNotFound,
+    /// There is no such version.
+    VersionNotFound,
+    /// `expected_version` does not hold; this is the newest version.
+    VersionConflict(i64),
+    /// The path is held by a deleted secret that can still be restored.
+    SecretExists,
+    /// The metadata would be beyond its limits.
+    MetadataTooLarge,
+    /// The record does not authenticate: altered, moved, or under another key.
+    Unreadable,
+    /// The text is no path.
+    InvalidPath,
+    /// The cursor was not made for this question.
+    InvalidCursor,
+    /// The store, the audit log or a key cannot be had.
+    Unavailable,
+}
+
+impl Fault {
+    /// The API's code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) => denial.code.as_str(),
+            Self::SecretNotFound => "secret_not_found",
+            Self::VersionNotFound => "version_not_found",
+            Self::VersionConflict(_) => "version_conflict",
+            Self::SecretExists => "secret_exists",
+            Self::MetadataTooLarge => "validation_error",
+            Self::Unreadable => "unreadable",
+            Self::InvalidPath => "invalid_path",
+            Self::InvalidCursor => "invalid_cursor",
+            Self::Unavailable => "service_unavailable",
+        }
+    }
+
+    /// A sentence for people.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::Denied(denial) => denial.message.clone(),
+            Self::SecretNotFound => "There is no secret at this path".to_owned(),
+            Self::VersionNotFound => "The secret has no such version, or it was destroyed".to_owned(),
+            Self::VersionConflict(newest) => format!("expected_version does not hold: the newest version is {newest}"),
+            Self::SecretExists => "A deleted secret holds this path: restore it, or delete it permanently".to_owned(),
+            Self::MetadataTooLarge => "The metadata would be beyond its limits".to_owned(),
+            Self::Unreadable => "The stored record is damaged and cannot be opened".to_owned(),
+            Self::InvalidPath => {
+                "A path is 1 to 10 segments of [A-Za-z0-9_][A-Za-z0-9._-]* joined by `/`, 512 bytes at most".to_owned()
+            }
+            Self::InvalidCursor => "The cursor was not made for this question".to_owned(),
+            Self::Unavailable => "The vault cannot serve this request now".to_owned(),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store failed");
+        Self::Unavailable
+    }
+}
+
+impl Vault {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let cursors = parts.keyring.root().cursor_box(parts.entropy);
+        Self {
+            store: parts.store,
+            keyring: parts.keyring,
+            cursors,
+            policies: parts.policies,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            recoverable_for: parts.recoverable_for,
+        }
+    }
+
+    /// The policies.
+    #[must_use]
+    pub fn policies(&self) -> &Arc<Policies> {
+        &self.policies
+    }
+
+    /// Whether the store and the audit log can be written.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, for the log.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        let probe = tokio::time::timeout(AUDIT_DEADLINE, self.store.ready());
+        probe.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Records a request that was refused before it reached the vault's other calls.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`] where it cannot be recorded.
+    pub async fn record_refusal(
+        &self,
+        principal: Option<&Principal>,
+        context: &RequestContext,
+        action: &'static str,
+        code: &'static str,
+    ) -> Result<(), Fault> {
+        let row = audit::pack(Entry {
+            identity: principal.map(|who| &**who.identity()),
+            context,
+            action,
+            generation: None,
+            batch_size: None,
+            duration: self.elapsed(context),
+            inputs: Vec::new(),
+            events: vec![Event { path: None, version: None, code, decision: None }],
+        });
+        self.append(row).await
+    }
+
+    /// Records what became of some paths. Nothing of them may leave before this returns.
+    async fn record(&self, caller: &Caller, set: &PolicySet, account: Account) -> Result<(), Fault> {
+        self.append(self.row(caller, set.generation, account)).await
+    }
+
+    fn row(&self, caller: &Caller, generation: u64, account: Account) -> AuditRow {
+        audit::pack(Entry {
+            identity: Some(caller.principal.identity()),
+            context: &caller.context,
+            action: account.action.as_str(),
+            generation: Some(generation),
+            batch_size: account.batch_size,
+            duration: self.elapsed(&caller.context),
+            inputs: account.inputs,
+            events: account.events,
+        })
+    }
+
+    async fn append(&self, row: AuditRow) -> Result<(), Fault> {
+        let timer = std::time::Instant::now();
+        let appended = tokio::time::timeout(AUDIT_DEADLINE, self.store.append(row)).await;
+        self.metrics.audit_commit(timer.elapsed(), matches!(appended, Ok(Ok(_))));
+        match appended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the audit log cannot be written: nothing is released");
+                Err(Fault::Unavailable)
+            }
+            Err(_) => {
+                tracing::error!("the audit log did not answer in time: nothing is released");
+                Err(Fault::Unavailable)
+            }
+        }
+    }
+
+    /// Looks secrets up: one statement, one snapshot.
+    async fn look_up(
+        &self,
+        tenant: &TenantId,
+        wanted: &[(SecretPath, Option<Version>)],
+    ) -> Result<Vec<Option<Arc<Record>>>, Fault> {
+        let timer = std::time::Instant::now();
+        let found = self.store.get_many(tenant, wanted).await;
+        self.metrics.store_read(timer.elapsed());
+        Ok(found?.into_iter().map(|record| record.map(Arc::new)).collect())
+    }
+
+    fn inquiry(caller: &Caller) -> Inquiry {
+        Inquiry { identity: Arc::clone(caller.principal.identity()), context: caller.context.clone() }
+    }
+
+    /// Decides about one path.
+    fn decide_one(caller: &Caller, set: &PolicySet, action: Action, subject: &Subject) -> (Decision, Vec<InputRead>) {
+        let mut session = set.session(Self::inquiry(caller));
+        let decision = session.decide(action, subject);
+        (decision, session.request_inputs())
+    }
+
+    fn elapsed(&self, context: &RequestContext) -> Duration {
+        self.clock.now().since(context.now)
+    }
+}
+
+/// What there is to record of a request.
+struct Account {
+    action: Action,
+    batch_size: Option<usize>,
+    inputs: Vec<InputRead>,
+    events: Vec<Event>,
+}
+
+impl Account {
+    fn of_one(action: Action, path: SecretPath, code: &'static str, decided: (Decision, Vec<InputRead>)) -> Self {
+        let (decision, inputs) = decided;
+        let event = Event { path: Some(path), version: None, code, decision: Some(decision) };
+        Self { action, batch_size: None, inputs, events: vec![event] }
+    }
+}

@@ -1,0 +1,271 @@
+//! Reading values: one path, or a batch. A read of one path is a batch of one.
+
+use std::sync::Arc;
+
+use super::{Account, Caller, Fault, Vault};
+use crate::{
+    audit::{self, Event},
+    domain::{
+        Action, Decision, FieldFilter, InputRead, Record, SecretPath, SecretValue, TenantId, Timestamp, Verdict,
+        Version, VersionState,
+    },
+    policy::{PolicySet, Session, Subject},
+};
+
+/// A secret that may be seen.
+pub struct Found {
+    /// The secret and the version read.
+    pub record: Arc<Record>,
+    /// The version read.
+    pub version: Version,
+    /// Its value, or why it stays here.
+    pub release: Release,
+}
+
+/// What leaves the vault of a secret that may be seen.
+pub enum Release {
+    /// The value.
+    Value(SecretValue),
+    /// Nothing: the caller has it already.
+    NotModified,
+    /// Nothing: another path of the batch failed, and the batch was to fail with it.
+    Withheld,
+}
+
+impl Release {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Value(_) => audit::OK,
+            Self::NotModified => audit::NOT_MODIFIED,
+            Self::Withheld => audit::WITHHELD,
+        }
+    }
+}
+
+impl Found {
+    /// A tag of what the answer shows: it changes with the version and with the metadata.
+    #[must_use]
+    pub fn entity_tag(&self) -> String {
+        entity_tag(&self.record, self.version)
+    }
+}
+
+fn entity_tag(record: &Record, version: Version) -> String {
+    format!("\"{version}-{:x}\"", record.head.updated_at.micros())
+}
+
+/// What became of one path.
+pub type ReadOutcome = Result<Found, Fault>;
+
+/// How a batch is read.
+#[derive(Debug, Default)]
+pub struct BatchOptions {
+    /// Whether the first failing path ends the batch.
+    pub fail_fast: bool,
+    /// Entity tags that the caller holds; a secret that still has one of them releases nothing.
+    pub known_tags: Vec<String>,
+    /// How many entries the request named; none where it is a request for one path.
+    pub size: Option<usize>,
+}
+
+/// A path as it was asked for: parsed with the version wanted, or the text of no path.
+pub type Asked = Result<(SecretPath, Option<Version>), Fault>;
+
+/// One path's decision and what followed from it.
+struct Settled {
+    decision: Option<Decision>,
+    outcome: ReadOutcome,
+}
+
+impl Vault {
+    /// Reads one secret.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], recorded.
+    pub async fn read(
+        &self,
+        caller: &Caller,
+        path: SecretPath,
+        version: Option<Version>,
+        known_tags: Vec<String>,
+    ) -> ReadOutcome {
+        let options = BatchOptions { fail_fast: false, known_tags, size: None };
+        let mut outcomes = self.read_batch(caller, vec![Ok((path, version))], &options).await?;
+        outcomes.pop().unwrap_or(Err(Fault::Unavailable))
+    }
+
+    /// Reads some secrets: one generation of policies, one snapshot of the store, one call of each module in force for
+    /// each path, one append to the audit log. Outcomes come in the order of the question; with `fail_fast` they end
+    /// with the first that failed, and release nothing then.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`] where the store, a key or the audit log cannot be had: nothing is released then.
+    pub async fn read_batch(
+        &self,
+        caller: &Caller,
+        asked: Vec<Asked>,
+        options: &BatchOptions,
+    ) -> Result<Vec<ReadOutcome>, Fault> {
+        let set = self.policies.current();
+        let tenant = &caller.principal.tenant;
+        // To stop at the first path that fails, one must know what is there; else only a policy that asks needs to.
+        let (mut settled, inputs) = if set.sees_secrets() || options.fail_fast {
+            self.look_up_and_decide(caller, &set, &asked, options).await?
+        } else {
+            self.decide_and_look_up(caller, &set, &asked, options).await?
+        };
+        let events = settled.iter_mut().zip(&asked).map(|(settled, asked)| event(settled, asked)).collect();
+        let account = Account { action: Action::Read, batch_size: options.size, inputs, events };
+        self.record(caller, &set, account).await?;
+        tracing::debug!(%tenant, paths = asked.len(), "read");
+        Ok(settled.into_iter().map(|settled| settled.outcome).collect())
+    }
+
+    async fn look_up_and_decide(
+        &self,
+        caller: &Caller,
+        set: &PolicySet,
+        asked: &[Asked],
+        options: &BatchOptions,
+    ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
+        let wanted: Vec<_> = asked.iter().filter_map(|asked| asked.as_ref().ok().cloned()).collect();
+        let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
+        self.ensure_keys(&caller.principal.tenant, false).await?;
+        let mut session = set.session(Self::inquiry(caller));
+        let mut settled = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let one = match asked {
+                Ok((path, version)) => {
+                    let record = records.next().flatten();
+                    let decision = decide(&mut session, path, record.clone());
+                    self.settle(caller, decision, record, *version, options)
+                }
+                Err(fault) => Settled { decision: None, outcome: Err(fault.clone()) },
+            };
+            let failed = one.outcome.is_err();
+            settled.push(one);
+            if failed && options.fail_fast {
+                withhold(&mut settled);
+                break;
+            }
+        }
+        Ok((settled, session.request_inputs()))
+    }
+
+    async fn decide_and_look_up(
+        &self,
+        caller: &Caller,
+        set: &PolicySet,
+        asked: &[Asked],
+        options: &BatchOptions,
+    ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
+        let (decisions, inputs) = {
+            let mut session = set.session(Self::inquiry(caller));
+            let decide_one = |asked: &Asked| asked.as_ref().ok().map(|(path, _)| decide(&mut session, path, None));
+            let decisions: Vec<Option<Decision>> = asked.iter().map(decide_one).collect();
+            (decisions, session.request_inputs())
+        };
+        let permitted = |decision: &Option<Decision>| {
+            decision.as_ref().is_some_and(|decision| matches!(decision.verdict, Verdict::Allow(_)))
+        };
+        let wanted: Vec<_> = asked
+            .iter()
+            .zip(&decisions)
+            .filter(|(_, decision)| permitted(decision))
+            .filter_map(|(asked, _)| asked.as_ref().ok().cloned())
+            .collect();
+        let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
+        self.ensure_keys(&caller.principal.tenant, false).await?;
+        let settle_one = |(asked, decision): (&Asked, Option<Decision>)| match (asked, decision) {
+            (Ok((_, version)), Some(decision)) => {
+                let record =
+                    if matches!(decision.verdict, Verdict::Allow(_)) { records.next().flatten() } else { None };
+                self.settle(caller, decision, record, *version, options)
+            }
+            (Err(fault), decision) => Settled { decision, outcome: Err(fault.clone()) },
+            (Ok(_), None) => Settled { decision: None, outcome: Err(Fault::Unavailable) },
+        };
+        Ok((asked.iter().zip(decisions).map(settle_one).collect(), inputs))
+    }
+
+    /// What follows from a decision: the refusal, the absence, or the value.
+    fn settle(
+        &self,
+        caller: &Caller,
+        decision: Decision,
+        record: Option<Arc<Record>>,
+        pinned: Option<Version>,
+        options: &BatchOptions,
+    ) -> Settled {
+        let outcome = match &decision.verdict {
+            Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
+            Verdict::Allow(filter) => readable(record, pinned, caller.context.now)
+                .and_then(|(record, version)| self.open(&caller.principal.tenant, record, version, filter, options)),
+        };
+        Settled { decision: Some(decision), outcome }
+    }
+
+    fn open(
+        &self,
+        tenant: &TenantId,
+        record: Arc<Record>,
+        version: Version,
+        filter: &FieldFilter,
+        options: &BatchOptions,
+    ) -> ReadOutcome {
+        if options.known_tags.iter().any(|tag| tag == "*" || *tag == entity_tag(&record, version)) {
+            return Ok(Found { record, version, release: Release::NotModified });
+        }
+        let sealed = record.version.as_ref().and_then(|version| version.sealed.as_ref()).ok_or(Fault::Unreadable)?;
+        let value = self.reveal(tenant, &record.head.path, version, sealed)?;
+        let value = if filter.is_open() { value } else { filtered(filter, &value)? };
+        Ok(Found { record, version, release: Release::Value(value) })
+    }
+}
+
+fn decide(session: &mut Session<'_>, path: &SecretPath, secret: Option<Arc<Record>>) -> Decision {
+    session.decide(Action::Read, &Subject { secret, ..Subject::unknown(path.clone()) })
+}
+
+/// The version that can be read now, or why none can.
+pub(super) fn readable(
+    record: Option<Arc<Record>>,
+    pinned: Option<Version>,
+    now: Timestamp,
+) -> Result<(Arc<Record>, Version), Fault> {
+    let record = record.filter(|record| record.head.deleted.is_none()).ok_or(Fault::SecretNotFound)?;
+    let absent = if pinned.is_some() { Fault::VersionNotFound } else { Fault::SecretNotFound };
+    let Some(version) = &record.version else { return Err(absent) };
+    match version.state(now) {
+        VersionState::Live => {
+            let number = version.version;
+            Ok((record, number))
+        }
+        VersionState::Expired | VersionState::Destroyed => Err(absent),
+    }
+}
+
+fn filtered(filter: &FieldFilter, value: &SecretValue) -> Result<SecretValue, Fault> {
+    let kept = filter.apply(value.expose()).ok_or(Fault::Unreadable)?;
+    Ok(SecretValue::new(zeroize::Zeroizing::new(kept)))
+}
+
+/// A batch that failed fast releases none of its values.
+fn withhold(settled: &mut [Settled]) {
+    for one in settled {
+        if let Ok(found) = &mut one.outcome {
+            found.release = Release::Withheld;
+        }
+    }
+}
+
+fn event(settled: &mut Settled, asked: &Asked) -> Event {
+    let (code, version) = match &settled.outcome {
+        Ok(found) => (found.release.code(), Some(found.version)),
+        Err(fault) => (fault.code(), None),
+    };
+    let path = asked.as_ref().ok().map(|(path, _)| path.clone());
+    Event { path, version, code, decision: settled.decision.take() }
+}

@@ -1,0 +1,329 @@
+//! A server for one test: its own directory, its own port, its own policies. Gone when the test ends.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use portcullis::{
+    auth::TokenRequest,
+    config::Config,
+    crypto::RootKey,
+    domain::{Clock, Scope, TenantId},
+    server::{Server, StartError, SystemClock, SystemEntropy, token_issuer},
+};
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Rules under which `user:root` may do everything.
+pub const ROOT_MAY_ALL: &str = r#"
+[[policy]]
+name = "root"
+bindings = ["user:root"]
+[[policy.rules]]
+path_pattern = "**"
+permissions = ["read", "write", "delete", "list"]
+"#;
+
+/// Everything that a token can allow, but `admin`.
+pub const ALL_SCOPES: [Scope; 8] = [
+    Scope::SecretsRead,
+    Scope::SecretsWrite,
+    Scope::SecretsDelete,
+    Scope::SecretsList,
+    Scope::PoliciesRead,
+    Scope::PoliciesWrite,
+    Scope::AuditRead,
+    Scope::AuditExport,
+];
+
+/// How a test's server is made.
+pub struct Options {
+    /// The rules module's settings; the sample ones where none.
+    pub rules: Option<String>,
+    /// A policy directory of the test's own, instead of the rules module.
+    pub policies: Option<PathBuf>,
+    /// Lines of configuration, appended to the test's own.
+    pub config: String,
+    /// A PostgreSQL database instead of SQLite.
+    pub database_url: Option<String>,
+    /// A root key and data directory to share with another server.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            rules: Some(ROOT_MAY_ALL.to_owned()),
+            policies: None,
+            config: String::new(),
+            database_url: None,
+            data_dir: None,
+        }
+    }
+}
+
+/// A running server.
+pub struct TestServer {
+    pub url: String,
+    pub data_dir: PathBuf,
+    pub policies: PathBuf,
+    pub http: reqwest::Client,
+    config: Config,
+    directory: TempDir,
+    shutdown: CancellationToken,
+    task: Option<JoinHandle<Result<(), StartError>>>,
+}
+
+impl TestServer {
+    /// A server with the given rules, on SQLite, without rate limits.
+    pub async fn with_rules(rules: &str) -> Self {
+        Self::start(Options { rules: Some(rules.to_owned()), ..Options::default() }).await
+    }
+
+    /// A server where `user:root` may do everything.
+    pub async fn new() -> Self {
+        Self::start(Options::default()).await
+    }
+
+    pub async fn start(options: Options) -> Self {
+        Self::try_start(options).await.unwrap()
+    }
+
+    pub async fn try_start(options: Options) -> Result<Self, StartError> {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = options.data_dir.clone().unwrap_or_else(|| directory.path().join("data"));
+        let policies = options.policies.clone().unwrap_or_else(|| directory.path().join("policies"));
+        if options.policies.is_none() {
+            rules_directory(&policies, options.rules.as_deref());
+        }
+        let config = configuration(directory.path(), &data_dir, &policies, &options);
+        let mut server = Self {
+            url: String::new(),
+            data_dir,
+            policies,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            config,
+            directory,
+            shutdown: CancellationToken::new(),
+            task: None,
+        };
+        server.boot().await?;
+        Ok(server)
+    }
+
+    async fn boot(&mut self) -> Result<(), StartError> {
+        let server = Server::open(self.config.clone(), self.root_key()).await?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.url = format!("http://{}", listener.local_addr().unwrap());
+        self.shutdown = CancellationToken::new();
+        self.task = Some(tokio::spawn(server.run(listener, self.shutdown.clone())));
+        Ok(())
+    }
+
+    /// Stops as a signal would, and waits until the store is let go of.
+    pub async fn stop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(task) = self.task.take() {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    /// Stops and starts anew on the same data.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.boot().await.unwrap();
+    }
+
+    fn root_key(&self) -> RootKey {
+        fs::create_dir_all(&self.data_dir).unwrap();
+        RootKey::load_or_create(&self.data_dir.join("root.key"), &SystemEntropy).unwrap().0
+    }
+
+    /// A directory that lives as long as the server.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A token with all scopes for a subject of the default tenant.
+    pub fn token(&self, subject: &str) -> String {
+        self.token_with(subject, "default", &ALL_SCOPES, &[])
+    }
+
+    /// A token of the server's own issuer.
+    pub fn token_with(&self, subject: &str, tenant: &str, scopes: &[Scope], groups: &[&str]) -> String {
+        static SERIAL: AtomicUsize = AtomicUsize::new(0);
+        let issuer = token_issuer(&self.config, &self.root_key()).unwrap();
+        let request = TokenRequest {
+            subject: subject.to_owned(),
+            tenant: TenantId::parse(tenant).unwrap(),
+            scopes: scopes.iter().copied().collect(),
+            groups: groups.iter().map(|&group| group.to_owned()).collect(),
+            mfa: false,
+            lifetime: Duration::from_secs(3_600),
+        };
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed).to_string();
+        issuer.issue(&request, SystemClock.now(), &serial).unwrap()
+    }
+
+    /// A client that presents a token for this subject.
+    pub fn client(&self, subject: &str) -> Client {
+        self.client_with_token(self.token(subject))
+    }
+
+    /// `user:root` with all scopes.
+    pub fn root(&self) -> Client {
+        self.client("user:root")
+    }
+
+    pub fn client_with_token(&self, token: String) -> Client {
+        Client { http: self.http.clone(), url: self.url.clone(), token }
+    }
+
+    /// The whole audit log as the administrator of the default tenant sees it, newest first.
+    pub async fn audit(&self, query: &str) -> Vec<Value> {
+        let admin = self.client_with_token(self.token_with("user:auditor", "default", &[Scope::Admin], &[]));
+        let mut entries = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let (status, page) = admin.get(&format!("/v1/audit/logs?limit=1000{query}{cursor}")).await.json().await;
+            assert_eq!(status, 200, "{page}");
+            entries.extend(page["logs"].as_array().unwrap().clone());
+            match page["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return entries,
+            }
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+/// Writes a policy directory with the shipped rules module and these settings.
+pub fn rules_directory(directory: &Path, rules: Option<&str>) {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    fs::create_dir_all(directory).unwrap();
+    fs::copy(shipped.join("rules.wasm"), directory.join("rules.wasm")).unwrap();
+    match rules {
+        Some(rules) => fs::write(directory.join("rules.toml"), rules).unwrap(),
+        None => drop(fs::copy(shipped.join("rules.toml"), directory.join("rules.toml")).unwrap()),
+    }
+    let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\ndeadline = \"2s\"\n";
+    fs::write(directory.join("policies.toml"), manifest).unwrap();
+}
+
+fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &Options) -> Config {
+    let database = options.database_url.as_ref().map_or_else(String::new, |url| format!("database_url = {url:?}\n"));
+    let categories = ["read", "write", "delete", "list", "batch_read", "batch_metadata", "audit_query", "auth"];
+    let unlimited = if options.config.contains("[rate_limits]") {
+        String::new()
+    } else {
+        let zeros: String = categories.iter().map(|category| format!("{category} = 0\n")).collect();
+        format!("[rate_limits]\n{zeros}policy_ops = 0\n")
+    };
+    let text = format!(
+        "policies = {policies:?}\n[store]\ndata_dir = {data_dir:?}\n{database}{unlimited}{}",
+        options.config
+    );
+    let file = directory.join("portcullis.toml");
+    fs::write(&file, text).unwrap();
+    Config::load(Some(&file), []).unwrap()
+}
+
+/// Somebody with a token.
+#[derive(Clone)]
+pub struct Client {
+    pub http: reqwest::Client,
+    pub url: String,
+    pub token: String,
+}
+
+impl Client {
+    pub fn request(&self, method: Method, target: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{target}", self.url)).bearer_auth(&self.token)
+    }
+
+    async fn send(&self, method: Method, target: &str, body: Option<Value>) -> Answer {
+        let request = self.request(method, target);
+        let request = match body {
+            Some(body) => request.header("content-type", "application/json").body(body.to_string()),
+            None => request,
+        };
+        Answer(request.send().await.unwrap())
+    }
+
+    pub async fn get(&self, target: &str) -> Answer {
+        self.send(Method::GET, target, None).await
+    }
+
+    pub async fn put(&self, target: &str, body: Value) -> Answer {
+        self.send(Method::PUT, target, Some(body)).await
+    }
+
+    pub async fn post(&self, target: &str, body: Value) -> Answer {
+        self.send(Method::POST, target, Some(body)).await
+    }
+
+    pub async fn patch(&self, target: &str, body: Value) -> Answer {
+        self.send(Method::PATCH, target, Some(body)).await
+    }
+
+    pub async fn delete(&self, target: &str) -> Answer {
+        self.send(Method::DELETE, target, None).await
+    }
+
+    /// Writes a secret and expects success; answers its version.
+    pub async fn store(&self, path: &str, data: Value) -> i64 {
+        let (status, body) = self.put(&format!("/v1/secrets/{path}"), json!({ "data": data })).await.json().await;
+        assert!(status == 200 || status == 201, "{status} {body}");
+        body["version"].as_i64().unwrap()
+    }
+
+    /// Reads a batch and expects 200.
+    pub async fn batch(&self, paths: &[&str]) -> Value {
+        let (status, body) = self.post("/v1/secrets/batch", json!({ "paths": paths })).await.json().await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+}
+
+/// An answer.
+pub struct Answer(pub Response);
+
+impl Answer {
+    pub fn status(&self) -> u16 {
+        self.0.status().as_u16()
+    }
+
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.0.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    /// Status and body; a body that is no JSON is a string.
+    pub async fn json(self) -> (u16, Value) {
+        let status = self.status();
+        let text = self.0.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// Expects an error with this status and code; answers its message.
+    pub async fn expect_error(self, status: u16, code: &str) -> String {
+        let request_id = self.header("x-request-id").unwrap();
+        let (got, body) = self.json().await;
+        assert_eq!((got, body["error"]["code"].as_str()), (status, Some(code)), "{body}");
+        assert_eq!(body["error"]["request_id"].as_str(), Some(request_id.as_str()));
+        body["error"]["message"].as_str().unwrap().to_owned()
+    }
+}
