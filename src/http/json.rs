@@ -62,7 +62,8 @@ impl JsonBody {
                 (Some(unknown), _) => format!("The field `{unknown}` is not known here"),
                 (_, Some(missing)) => format!("The field `{missing}` is missing"),
                 _ if field == "." => "The body must be a JSON object".to_owned(),
-                _ => format!("The field `{field}` has the wrong type or form"),
+                _ if is_plain(&field) => format!("The field `{field}` has the wrong type or form"),
+                _ => "A field is not known here, or has the wrong type or form".to_owned(),
             })
         })
     }
@@ -88,8 +89,12 @@ fn unread(error: &(dyn std::error::Error + 'static), most: usize) -> ApiError {
 /// The field that a parser's message names, where it is short and plain enough to be a field.
 fn named<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     let (name, _) = text.strip_prefix(prefix)?.split_once('`')?;
-    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
-    (plain && name.len() <= 64).then_some(name)
+    is_plain(name).then_some(name)
+}
+
+fn is_plain(field: &str) -> bool {
+    field.len() <= 64
+        && field.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'[' | b']'))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -220,7 +220,8 @@ pub fn rules_directory(directory: &Path, rules: Option<&str>) {
         Some(rules) => fs::write(directory.join("rules.toml"), rules).unwrap(),
         None => drop(fs::copy(shipped.join("rules.toml"), directory.join("rules.toml")).unwrap()),
     }
-    let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\ndeadline = \"2s\"\n";
+    let manifest =
+        "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\ndeadline = \"2s\"\n";
     fs::write(directory.join("policies.toml"), manifest).unwrap();
 }
 
@@ -233,10 +234,8 @@ fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &O
         let zeros: String = categories.iter().map(|category| format!("{category} = 0\n")).collect();
         format!("[rate_limits]\n{zeros}policy_ops = 0\n")
     };
-    let text = format!(
-        "policies = {policies:?}\n[store]\ndata_dir = {data_dir:?}\n{database}{unlimited}{}",
-        options.config
-    );
+    let text =
+        format!("policies = {policies:?}\n[store]\ndata_dir = {data_dir:?}\n{database}{unlimited}{}", options.config);
     let file = directory.join("portcullis.toml");
     fs::write(&file, text).unwrap();
     Config::load(Some(&file), []).unwrap()
