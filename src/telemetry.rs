@@ -134,7 +134,7 @@ impl Metrics {
     }
 }
 
-/// The metrics as OpenMetrics text.
+/// The metrics as `OpenMetrics` text.
 #[must_use]
 pub fn render(registry: &Registry) -> String {
     let mut text = String::new();

@@ -73,9 +73,11 @@ struct Packed {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<(String, Value)>,
     decisions: Vec<PackedDecision>,
-    /// Path, version, code, index into `decisions`.
-    events: Vec<(Option<String>, Option<i64>, String, Option<usize>)>,
+    events: Vec<PackedEvent>,
 }
+
+/// Path, version, code, index into [`Packed::decisions`].
+type PackedEvent = (Option<String>, Option<i64>, String, Option<usize>);
 
 #[derive(Serialize, Deserialize, PartialEq)]
 struct PackedDecision {
@@ -130,6 +132,10 @@ fn pack_inputs(inputs: Vec<InputRead>) -> Vec<(String, Value)> {
     inputs.into_iter().map(|input| (input.name.into_owned(), input.value)).collect()
 }
 
+/// How far back an equal decision is looked for: neighbours mostly share one, and a longer search would cost more than
+/// the bytes it saves.
+const LOOK_BACK: usize = 8;
+
 fn index_of(decisions: &mut Vec<PackedDecision>, decision: Decision) -> usize {
     let packed = PackedDecision {
         module: decision.module.map(|module| (module.name.clone(), module.digest.clone())),
@@ -137,8 +143,6 @@ fn index_of(decisions: &mut Vec<PackedDecision>, decision: Decision) -> usize {
         rules: decision.rules,
         inputs: pack_inputs(decision.inputs),
     };
-    // Neighbours mostly share a decision; a longer search would cost more than the bytes it saves.
-    const LOOK_BACK: usize = 8;
     let from = decisions.len().saturating_sub(LOOK_BACK);
     let known = decisions.iter().enumerate().skip(from).find(|(_, before)| **before == packed);
     if let Some((index, _)) = known {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long the sample tokens live.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// A sample identity: subject, scopes, groups, and what the sample rules let it do.
 struct SampleIdentity {
@@ -154,17 +154,25 @@ fn page(config: &Config, address: SocketAddr, stored: bool, tokens: &[String]) -
     let key = config.root_key_source().map_or_else(|_| String::new(), |source| source.to_string());
     let scheme = if config.tls.certificate.is_some() { "https" } else { "http" };
     let samples = if stored { "five sample secrets were stored" } else { "kept as it was" };
-    let mut page = format!(
-        "Portcullis is up, in development mode.\n\n  API       {scheme}://{address}\n  secrets   {place} ({samples})\n  \
-         root key  {key}\n  policies  {} (rules.toml says who may do what)\n\nSample identities, each with a token for \
-         seven days:\n\n",
-        config.policies.display(),
-    );
-    for (identity, token) in IDENTITIES.iter().zip(tokens) {
-        page.push_str(&format!("# {} {}\nexport {}={token}\n\n", identity.subject, identity.may, identity.variable));
-    }
-    page.push_str(&format!(
-        r#"Try it. Two secrets come back, and one refusal:
+    let identities: Vec<String> = IDENTITIES
+        .iter()
+        .zip(tokens)
+        .map(|(SampleIdentity { subject, may, variable, .. }, token)| {
+            format!("# {subject} {may}\nexport {variable}={token}\n")
+        })
+        .collect();
+    format!(
+        r#"Portcullis is up, in development mode.
+
+  API       {scheme}://{address}
+  secrets   {place} ({samples})
+  root key  {key}
+  policies  {policies} (rules.toml says who may do what)
+
+Sample identities, each with a token for seven days:
+
+{identities}
+Try it. Two secrets come back, and one refusal:
 
 curl -sS {scheme}://{address}/v1/secrets/batch \
   -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \
@@ -180,7 +188,8 @@ And who asked for what:
 
 curl -sS "{scheme}://{address}/v1/audit/logs?limit=5" -H "Authorization: Bearer $ADMIN_TOKEN"
 
-"#
-    ));
-    page
+"#,
+        policies = config.policies.display(),
+        identities = identities.join("\n"),
+    )
 }

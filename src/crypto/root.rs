@@ -161,7 +161,7 @@ fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
 fn assert_private(path: &Path) -> Result<(), Result<RootKeyError, std::io::Error>> {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(path).map_err(Err)?.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(Ok(RootKeyError::Exposed(path.to_owned(), mode))) }
+    if mode.trailing_zeros() >= 6 { Ok(()) } else { Err(Ok(RootKeyError::Exposed(path.to_owned(), mode))) }
 }
 
 #[cfg(test)]

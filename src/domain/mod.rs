@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod hex;
 mod path;
 mod pattern;
 mod ports;
@@ -12,6 +13,7 @@ mod time;
 
 pub use access::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, RequestContext, Verdict};
 pub use audit::{AuditRow, AuditScan, AuditSequence, StoredAuditRow};
+pub use hex::hex;
 pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, SecretPath};
 pub use pattern::{InvalidPattern, PathPattern};
 pub use ports::{Clock, Entropy};

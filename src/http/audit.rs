@@ -1,18 +1,15 @@
 //! The audit log's query.
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::Caller,
+    frame::{Caller, Params},
     json::reply,
-    secrets::{bad_query, page_limit},
+    secrets::page_limit,
 };
 use crate::{audit::LogEntry, domain::Timestamp, vault::AuditFilter};
 
@@ -66,9 +63,8 @@ pub struct AuditBody {
 pub async fn logs(
     State(app): State<App>,
     caller: Caller,
-    query: Result<Query<AuditQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<AuditQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(bad_query)?;
     let limit = page_limit(query.limit, PAGE)?;
     let cursor = query.cursor.clone();
     let filter = filter(query)?;

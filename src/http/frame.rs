@@ -6,12 +6,14 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Query, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::MethodRouter,
 };
+
+use serde::de::DeserializeOwned;
 
 use super::{
     App,
@@ -275,5 +277,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
         let raw = parts.uri.path().strip_prefix(prefix).unwrap_or_default();
         let parsed = SecretPath::parse(raw).map(Self);
         parsed.map_err(|error| ApiError::new("invalid_path", format!("This is no secret path: {error}")))
+    }
+}
+
+/// The query's parameters. Unknown ones are refused: a misspelt one would be a surprise, and a token has no place there.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let Ok(Query(parameters)) = Query::try_from_uri(&parts.uri) else {
+            return Err(ApiError::invalid("The query has a parameter that is unknown, repeated or of the wrong type"));
+        };
+        Ok(Self(parameters))
     }
 }

@@ -1,7 +1,7 @@
 //! One secret at a time, and their listing.
 
 use axum::{
-    extract::{Query, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::{Caller, Target},
+    frame::{Caller, Params, Target},
     json::{JsonBody, reply},
     wire::{
         DeleteQuery, Deleted, Description, DestroyBody, Destroyed, ListBody, ListQuery, MetadataPatch, PutBody,
@@ -43,10 +43,10 @@ pub async fn read(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    query: Result<Query<ReadQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ReadQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let version = query.map_err(bad_query)?.version.map(version_of).transpose()?;
+    let version = query.version.map(version_of).transpose()?;
     let found = app.vault.read(&caller.vault, path, version, entity_tags(&headers)).await?;
     let tag = HeaderValue::from_str(&found.entity_tag()).map_err(|_| ApiError::new("internal_error", ""))?;
     let mut response = match &found.release {
@@ -97,9 +97,9 @@ pub async fn delete(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    query: Result<Query<DeleteQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<DeleteQuery>,
 ) -> Result<Response, ApiError> {
-    if query.map_err(bad_query)?.permanent {
+    if query.permanent {
         app.vault.purge(&caller.vault, path).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -125,9 +125,8 @@ pub async fn restore(State(app): State<App>, caller: Caller, Target(path): Targe
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(bad_query)?;
     let limit = page_limit(query.limit, PAGE)?;
     if query.prefix.len() > 512 || !query.prefix.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(ApiError::new("invalid_path", "The prefix is no beginning of a path"));
@@ -158,10 +157,10 @@ pub async fn patch_metadata(
     Target(path): Target,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let patch: MetadataPatch = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
-    patch.apply(Metadata::default()).check().map_err(invalid_metadata)?;
+    let changes: MetadataPatch = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
+    changes.apply(Metadata::default()).check().map_err(|broken| invalid_metadata(&broken))?;
     let edit = Box::new(move |before: &MetadataText| {
-        let after = patch.apply(before.parse());
+        let after = changes.apply(before.parse());
         after.check().ok().map(|()| MetadataText::from(&after))
     });
     let head = app.vault.edit_metadata(&caller.vault, path, edit).await?.head;
@@ -228,11 +227,6 @@ pub(super) fn page_limit(limit: Option<usize>, default: usize) -> Result<usize, 
     if (1..=MAX_PAGE).contains(&limit) { Ok(limit) } else { Err(ApiError::invalid("limit: 1 to 1,000 are wanted")) }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-pub(super) fn bad_query(_: axum::extract::rejection::QueryRejection) -> ApiError {
-    ApiError::invalid("The query has a parameter that is unknown, repeated or of the wrong type")
-}
-
 /// A stored value on its way out. It was a JSON object when it was taken in, and it authenticated.
 pub(super) fn raw(value: &SecretValue) -> Result<&RawValue, ApiError> {
     serde_json::from_slice(value.expose()).map_err(|_| ApiError::new("unreadable", ""))
@@ -247,7 +241,7 @@ fn put_request(caller: &Caller, body: PutBody<'_>) -> Result<PutRequest, ApiErro
     let unknown = || ApiError::new("invalid_secret_type", "kv, json, certificate, ssh_key or api_key is wanted");
     let secret_type = body.secret_type.map(|word| SecretType::parse(&word).ok_or_else(unknown)).transpose()?;
     let metadata = body.metadata.map(Metadata::from);
-    metadata.as_ref().map_or(Ok(()), Metadata::check).map_err(invalid_metadata)?;
+    metadata.as_ref().map_or(Ok(()), Metadata::check).map_err(|broken| invalid_metadata(&broken))?;
     let options = body.options;
     let bad_span = |error: crate::domain::InvalidDuration| ApiError::new("invalid_duration", error.to_string());
     let expires_in = options.expires_in.map(|text| text.parse::<Span>().map_err(bad_span)).transpose()?;
@@ -273,7 +267,7 @@ fn unprocessable(field: &str, wanted: &str) -> ApiError {
     ApiError::new("validation_error", format!("{field}: {wanted}")).with_details(details)
 }
 
-fn invalid_metadata(broken: Vec<InvalidMetadata>) -> ApiError {
+fn invalid_metadata(broken: &[InvalidMetadata]) -> ApiError {
     let fields: serde_json::Map<_, _> = broken.iter().map(|b| (b.field.to_owned(), b.limit.into())).collect();
     ApiError::new("validation_error", "The metadata is beyond its limits").with_details(json!({ "fields": fields }))
 }

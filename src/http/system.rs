@@ -1,7 +1,7 @@
 //! Who am I, how is the server, what are its policies.
 
 use axum::{
-    extract::State,
+    extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -124,11 +124,7 @@ pub async fn policies(State(app): State<App>, _: Caller) -> Response {
 #[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies",
     params(("name" = String, Path, description = "The module's name in the manifest")),
     responses((status = 200, body = PolicyBody), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn policy(
-    State(app): State<App>,
-    _: Caller,
-    axum::extract::Path(name): axum::extract::Path<String>,
-) -> Result<Response, ApiError> {
+pub async fn policy(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Result<Response, ApiError> {
     let set = app.vault.policies().current();
     let module = set.modules.iter().find(|module| module.reference.name == name);
     let module = module.ok_or_else(|| ApiError::new("policy_not_found", "No policy of this name is in force"))?;
@@ -161,7 +157,7 @@ pub async fn version() -> Response {
     reply(&serde_json::json!({ "name": "portcullis", "version": env!("CARGO_PKG_VERSION") }))
 }
 
-/// Metrics as OpenMetrics text.
+/// Metrics as `OpenMetrics` text.
 #[utoipa::path(get, path = "/v1/metrics", tag = "system", responses((status = 200, body = String)))]
 pub async fn metrics(State(app): State<App>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,5 +1,8 @@
 //! Bodies of requests and answers, as the API documents them.
 
+#![expect(clippy::option_option, reason = "a merge patch tells `null` from absent")]
+#![expect(clippy::struct_field_names, reason = "the API's own names")]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};

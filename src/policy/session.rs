@@ -109,7 +109,7 @@ impl<'s> Session<'s> {
             if enforced {
                 combination.add(module, answer);
             } else {
-                shadows.push((module, answer.map(|answer| answer.decision.effect).unwrap_or(Effect::Deny)));
+                shadows.push((module, answer.map_or(Effect::Deny, |answer| answer.decision.effect)));
             }
         }
         let decision = combination.conclude(action);

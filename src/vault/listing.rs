@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Account, Caller, Fault, Vault};
 use crate::{
     audit::{self, Event},
-    domain::{Action, Decision, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
+    domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
     policy::{PolicySet, Subject},
     store::ListScan,
 };
@@ -47,8 +47,11 @@ struct Walk<'a> {
     prefixes: Vec<String>,
     /// Which of the paths met are wanted.
     accepts: &'a (dyn Fn(&SecretPath) -> bool + Sync),
+    /// The path before which nothing is left to look at.
     after: Option<SecretPath>,
     limit: usize,
+    /// What the caller may list, so far.
+    shown: Vec<Head>,
 }
 
 impl Vault {
@@ -110,7 +113,7 @@ impl Vault {
         let question = question(caller, "list", &[&prefix]);
         let after = self.position(&question, cursor)?;
         let set = self.policies.current();
-        let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit };
+        let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit, shown: Vec::new() };
         let (heads, last) = self.walk(caller, &set, walk).await?;
         Ok(ListPage { heads, cursor: last.map(|path| self.cursors.seal(&question, path.as_str())) })
     }
@@ -151,7 +154,7 @@ impl Vault {
         let accepts =
             |path: &SecretPath| !named.contains(path) && patterns.iter().any(|pattern| pattern.matches(path.as_str()));
         let limit = limit.saturating_sub(page.found.len());
-        let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit };
+        let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit, shown: Vec::new() };
         let (heads, last) = self.walk(caller, &set, walk).await?;
         page.found.extend(heads.into_iter().map(|head| (head.path.as_str().to_owned(), head)));
         page.cursor = last.map(|path| self.cursors.seal(&question, path.as_str()));
@@ -204,30 +207,25 @@ impl Vault {
         &self,
         caller: &Caller,
         set: &PolicySet,
-        walk: Walk<'_>,
+        mut walk: Walk<'_>,
     ) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
-        let mut shown = Vec::new();
-        let mut after = walk.after;
-        for prefix in &walk.prefixes {
+        for prefix in std::mem::take(&mut walk.prefixes) {
             loop {
-                if shown.len() >= walk.limit {
-                    return Ok((shown, after));
+                if walk.shown.len() >= walk.limit {
+                    return Ok((walk.shown, walk.after));
                 }
-                let scan = ListScan { prefix: prefix.clone(), after: after.clone(), limit: CHUNK };
+                let scan = ListScan { prefix: prefix.clone(), after: walk.after.clone(), limit: CHUNK };
                 let heads = self.store.list(&caller.principal.tenant, &scan, caller.context.now).await?;
                 let exhausted = heads.len() < CHUNK as usize;
-                let room = walk.limit - shown.len();
-                let (permitted, rest) = self.sift(caller, set, heads, walk.accepts, room, &mut after).await?;
-                shown.extend(permitted);
-                if rest {
-                    return Ok((shown, after));
+                if self.sift(caller, set, heads, &mut walk).await? {
+                    return Ok((walk.shown, walk.after));
                 }
                 if exhausted {
                     break;
                 }
             }
         }
-        Ok((shown, None))
+        Ok((walk.shown, None))
     }
 
     /// Decides about a chunk until there is no more room. True where entries are left.
@@ -236,40 +234,40 @@ impl Vault {
         caller: &Caller,
         set: &PolicySet,
         heads: Vec<Head>,
-        accepts: &(dyn Fn(&SecretPath) -> bool + Sync),
-        room: usize,
-        after: &mut Option<SecretPath>,
-    ) -> Result<(Vec<Head>, bool), Fault> {
-        let mut permitted = Vec::new();
+        walk: &mut Walk<'_>,
+    ) -> Result<bool, Fault> {
         let mut events = Vec::new();
         let mut rest = false;
         let inputs = {
             let mut session = set.session(Self::inquiry(caller));
             for head in heads {
-                if !accepts(&head.path) {
-                    *after = Some(head.path);
-                    continue;
+                let path = head.path.clone();
+                if (walk.accepts)(&path) {
+                    if walk.shown.len() >= walk.limit {
+                        rest = true;
+                        break;
+                    }
+                    let record = Arc::new(Record { head, version: None });
+                    let subject = Subject { secret: Some(Arc::clone(&record)), ..Subject::unknown(path.clone()) };
+                    let decision = session.decide(Action::List, &subject);
+                    drop(subject);
+                    let code = match &decision.verdict {
+                        Verdict::Allow(_) => {
+                            walk.shown.push(Arc::unwrap_or_clone(record).head);
+                            audit::OK
+                        }
+                        Verdict::Deny(denial) => denial.code.as_str(),
+                    };
+                    events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
                 }
-                if permitted.len() == room {
-                    rest = true;
-                    break;
-                }
-                *after = Some(head.path.clone());
-                let record = Arc::new(Record { head, version: None });
-                let path = record.head.path.clone();
-                let subject = Subject { secret: Some(Arc::clone(&record)), ..Subject::unknown(path.clone()) };
-                let decision = session.decide(Action::List, &subject);
-                events.push(listed(path, &decision));
-                if matches!(decision.verdict, Verdict::Allow(_)) {
-                    permitted.push(Arc::unwrap_or_clone(record).head);
-                }
+                walk.after = Some(path);
             }
             session.request_inputs()
         };
         if !events.is_empty() {
             self.record(caller, set, Account { action: Action::List, batch_size: None, inputs, events }).await?;
         }
-        Ok((permitted, rest))
+        Ok(rest)
     }
 
     fn position(&self, question: &str, cursor: Option<&str>) -> Result<Option<SecretPath>, Fault> {
@@ -277,14 +275,6 @@ impl Vault {
         let position = self.cursors.open(question, cursor).ok_or(Fault::InvalidCursor)?;
         SecretPath::parse(&position).map(Some).map_err(|_| Fault::InvalidCursor)
     }
-}
-
-fn listed(path: SecretPath, decision: &Decision) -> Event {
-    let code = match &decision.verdict {
-        Verdict::Allow(_) => audit::OK,
-        Verdict::Deny(denial) => denial.code.as_str(),
-    };
-    Event { path: Some(path), version: None, code, decision: Some(decision.clone()) }
 }
 
 fn live(record: Option<Arc<Record>>, now: Timestamp) -> Result<Arc<Record>, Fault> {

@@ -1,6 +1,8 @@
 //! Changing secrets. A change and its audit event are one transaction.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde_json::value::RawValue;
 
 use super::{Account, Caller, Fault, Vault};
 use crate::{
@@ -281,7 +283,7 @@ impl Vault {
 /// The names of an object's top-level fields; none where the text is no object.
 #[must_use]
 pub fn field_names(object: &[u8]) -> Option<Vec<String>> {
-    let fields: std::collections::BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object).ok()?;
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(object).ok()?;
     Some(fields.into_keys().collect())
 }
 
