@@ -215,12 +215,14 @@ impl Vault {
         filter: &FieldFilter,
         options: &BatchOptions,
     ) -> ReadOutcome {
-        if options.known_tags.iter().any(|tag| tag == "*" || *tag == entity_tag(&record, version)) {
+        let known = |tag: &String| tag == "*" || *tag == entity_tag(&record, version);
+        // A tag names the whole value: under field obligations nobody can hold what this answer would show.
+        if filter.is_open() && options.known_tags.iter().any(known) {
             return Ok(Found { record, version, release: Release::NotModified });
         }
         let sealed = record.version.as_ref().and_then(|version| version.sealed.as_ref()).ok_or(Fault::Unreadable)?;
         let value = self.reveal(tenant, &record.head.path, version, sealed)?;
-        let value = if filter.is_open() { value } else { filtered(filter, &value)? };
+        let value = if filter.is_open() { value } else { filter.apply(&value).ok_or(Fault::Unreadable)? };
         Ok(Found { record, version, release: Release::Value(value) })
     }
 }
@@ -245,11 +247,6 @@ pub(super) fn readable(
         }
         VersionState::Expired | VersionState::Destroyed => Err(absent),
     }
-}
-
-fn filtered(filter: &FieldFilter, value: &SecretValue) -> Result<SecretValue, Fault> {
-    let kept = filter.apply(value.expose()).ok_or(Fault::Unreadable)?;
-    Ok(SecretValue::new(zeroize::Zeroizing::new(kept)))
 }
 
 /// A batch that failed fast releases none of its values.
