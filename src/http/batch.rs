@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -74,10 +74,14 @@ pub async fn metadata(State(app): State<App>, caller: Caller, request: Request) 
     }))
 }
 
-/// Answers who tries to write a batch.
-pub async fn no_write() -> Response {
-    let message = "Batch write does not exist: loop over PUT /v1/secrets/{path}, so that each write is decided and \
-                   audited by itself";
+/// Answers who uses another method than POST, as to write a batch.
+pub async fn other_method(method: Method) -> Response {
+    let message = if matches!(method, Method::PUT | Method::PATCH) {
+        "Batch write does not exist: loop over PUT /v1/secrets/{path}, so that each write is decided and audited by \
+         itself"
+    } else {
+        "A batch is read with POST"
+    };
     let mut response = ApiError::new("method_not_allowed", message).into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response

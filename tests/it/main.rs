@@ -8,5 +8,7 @@
     reason = "a test that meets what it does not expect must fail"
 )]
 
+mod batch;
 mod reference;
+mod secrets;
 mod support;
