@@ -146,7 +146,8 @@ impl From<Fault> for ApiError {
             Fault::VersionConflict(newest) => Some(json!({ "current_version": newest })),
             _ => None,
         };
-        Self { details, recorded: true, ..Self::new(fault.code(), fault.message()) }
+        let recorded = fault.is_recorded();
+        Self { details, recorded, ..Self::new(fault.code(), fault.message()) }
     }
 }
 

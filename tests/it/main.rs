@@ -8,7 +8,9 @@
     reason = "a test that meets what it does not expect must fail"
 )]
 
+mod audit;
 mod batch;
+mod identity;
 mod reference;
 mod secrets;
 mod support;
