@@ -14,3 +14,4 @@ mod identity;
 mod reference;
 mod secrets;
 mod support;
+mod system;
