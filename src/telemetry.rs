@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// The methods that are counted apart. A client may invent others, and they must not become labels.
+/// The methods that are counted apart. A client can make up others, each of which would be kept for good.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// Numbers of one server.

@@ -133,6 +133,9 @@ pub struct InvalidMetadata {
 }
 
 impl Metadata {
+    /// What the custom entries must be.
+    pub const CUSTOM_LIMIT: &str = "50 entries at most, names of 128 bytes and values of 1,024 bytes at most";
+
     /// Checks the limits that the fields document.
     ///
     /// # Errors
@@ -155,7 +158,7 @@ impl Metadata {
             (
                 self.custom.len() <= 50 && self.custom.iter().all(|(k, v)| within(k, 128) && v.len() <= 1_024),
                 "metadata.custom",
-                "50 entries at most, names of 128 bytes and values of 1,024 bytes at most",
+                Self::CUSTOM_LIMIT,
             ),
         ];
         let broken: Vec<_> = checks

@@ -59,7 +59,7 @@ pub struct AuditBody {
 }
 
 /// Queries the audit log of the caller's tenant.
-#[utoipa::path(get, path = "/v1/audit/logs", tag = "audit", params(AuditQuery),
+#[utoipa::path(get, path = "/v1/audit/logs", tag = "audit", operation_id = "query_audit_log", params(AuditQuery),
     responses((status = 200, body = AuditBody), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
 pub async fn logs(

@@ -108,9 +108,9 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let one_metadata =
         describe.merge(gated(&app, Scope::SecretsWrite, Category::Write, patch(secrets::patch_metadata)));
     let batch_read = gated(&app, Scope::SecretsRead, Category::BatchRead, post(batch::read));
-    let batch_read = batch_read.merge(put(batch::no_write).patch(batch::no_write));
+    let batch_read = batch_read.fallback(batch::other_method);
     let batch_metadata = gated(&app, Scope::SecretsList, Category::BatchMetadata, post(batch::metadata));
-    let batch_metadata = batch_metadata.merge(put(batch::no_write).patch(batch::no_write));
+    let batch_metadata = batch_metadata.fallback(batch::other_method);
     let metrics = get(system::metrics);
     let metrics =
         if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };

@@ -35,7 +35,7 @@ const MAX_PAGE: usize = 1_000;
 const PAGE: usize = 100;
 
 /// Reads a secret.
-#[utoipa::path(get, path = "/v1/secrets/{path}", tag = "secrets",
+#[utoipa::path(get, path = "/v1/secrets/{path}", tag = "secrets", operation_id = "read_secret",
     params(("path" = String, Path, description = "The secret's path"), ReadQuery),
     responses((status = 200, body = Secret), (status = 304, description = "The caller has it already"),
         (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
@@ -72,7 +72,7 @@ pub async fn read(
 }
 
 /// Writes a new version of a secret.
-#[utoipa::path(put, path = "/v1/secrets/{path}", tag = "secrets",
+#[utoipa::path(put, path = "/v1/secrets/{path}", tag = "secrets", operation_id = "write_secret",
     params(("path" = String, Path, description = "The secret's path")), request_body = PutBody,
     responses((status = 201, body = Written, description = "The first version"), (status = 200, body = Written),
         (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
@@ -89,7 +89,7 @@ pub async fn put(
 }
 
 /// Deletes a secret: hidden until restored, or for good.
-#[utoipa::path(delete, path = "/v1/secrets/{path}", tag = "secrets",
+#[utoipa::path(delete, path = "/v1/secrets/{path}", tag = "secrets", operation_id = "delete_secret",
     params(("path" = String, Path, description = "The secret's path"), DeleteQuery),
     responses((status = 200, body = Deleted), (status = 204, description = "All versions and their keys are gone"),
         (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
@@ -109,7 +109,7 @@ pub async fn delete(
 }
 
 /// Undoes a delete.
-#[utoipa::path(post, path = "/v1/restore/{path}", tag = "secrets",
+#[utoipa::path(post, path = "/v1/restore/{path}", tag = "secrets", operation_id = "restore_secret",
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -119,7 +119,7 @@ pub async fn restore(State(app): State<App>, caller: Caller, Target(path): Targe
 }
 
 /// Lists secrets. Those that the caller may not list are absent.
-#[utoipa::path(get, path = "/v1/secrets", tag = "secrets", params(ListQuery),
+#[utoipa::path(get, path = "/v1/secrets", tag = "secrets", operation_id = "list_secrets", params(ListQuery),
     responses((status = 200, body = ListBody), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
 pub async fn list(
@@ -137,7 +137,7 @@ pub async fn list(
 }
 
 /// Describes a secret: everything but its value.
-#[utoipa::path(get, path = "/v1/metadata/{path}", tag = "secrets",
+#[utoipa::path(get, path = "/v1/metadata/{path}", tag = "secrets", operation_id = "describe_secret",
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -168,7 +168,7 @@ pub async fn patch_metadata(
 }
 
 /// Lists a secret's versions, newest first.
-#[utoipa::path(get, path = "/v1/versions/{path}", tag = "secrets",
+#[utoipa::path(get, path = "/v1/versions/{path}", tag = "secrets", operation_id = "list_versions",
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Versions), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -180,7 +180,7 @@ pub async fn versions(State(app): State<App>, caller: Caller, Target(path): Targ
 }
 
 /// Writes an old version's value as a new version.
-#[utoipa::path(post, path = "/v1/rollback/{path}", tag = "secrets",
+#[utoipa::path(post, path = "/v1/rollback/{path}", tag = "secrets", operation_id = "roll_back",
     params(("path" = String, Path, description = "The secret's path")), request_body = RollbackBody,
     responses((status = 200, body = Written), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -196,7 +196,7 @@ pub async fn rollback(
 }
 
 /// Destroys versions: their values and keys are gone for good.
-#[utoipa::path(post, path = "/v1/destroy/{path}", tag = "secrets",
+#[utoipa::path(post, path = "/v1/destroy/{path}", tag = "secrets", operation_id = "destroy_versions",
     params(("path" = String, Path, description = "The secret's path")), request_body = DestroyBody,
     responses((status = 200, body = Destroyed), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]

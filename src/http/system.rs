@@ -112,7 +112,7 @@ pub async fn whoami(caller: Caller) -> Response {
 }
 
 /// Lists the policy modules in force.
-#[utoipa::path(get, path = "/v1/policies", tag = "policies",
+#[utoipa::path(get, path = "/v1/policies", tag = "policies", operation_id = "list_policies",
     responses((status = 200, body = PoliciesBody), (status = "4XX", body = ErrorEnvelope)))]
 pub async fn policies(State(app): State<App>, _: Caller) -> Response {
     let set = app.vault.policies().current();
@@ -121,7 +121,7 @@ pub async fn policies(State(app): State<App>, _: Caller) -> Response {
 }
 
 /// Describes one policy module.
-#[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies",
+#[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies", operation_id = "describe_policy",
     params(("name" = String, Path, description = "The module's name in the manifest")),
     responses((status = 200, body = PolicyBody), (status = "4XX", body = ErrorEnvelope)))]
 pub async fn policy(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Result<Response, ApiError> {

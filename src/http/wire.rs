@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::json::{maybe_object, object};
 use crate::domain::{Head, Metadata, MetadataText, SecretType, Timestamp, Version, VersionRecord, VersionState};
 
 /// A new version of a secret.
@@ -22,9 +23,10 @@ pub struct PutBody<'a> {
     /// `kv`, `json`, `certificate`, `ssh_key` or `api_key`; as before (or `kv`) where absent.
     pub secret_type: Option<String>,
     /// What may be known of it; as before where absent.
+    #[serde(default, deserialize_with = "maybe_object")]
     pub metadata: Option<MetadataBody>,
     /// How to write it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: PutOptions,
 }
 
@@ -382,7 +384,7 @@ pub struct BatchBody {
     /// 1 to 100 paths; a path given twice is one path.
     pub paths: Vec<String>,
     /// How to read them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: BatchOptionsBody,
 }
 
@@ -474,7 +476,7 @@ pub struct BatchMetadataBody {
     #[serde(default)]
     pub expand_wildcards: bool,
     /// How to page.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: PageOptions,
 }
 

@@ -12,6 +12,8 @@ use crate::{
 
 /// How many entries are looked up, decided and recorded at a time.
 const CHUNK: u32 = 500;
+/// What a position begins with where a page of a batch of metadata ended within its names. No path begins so.
+const NAMES_DONE: char = '#';
 
 /// A page of a listing.
 pub struct ListPage {
@@ -29,6 +31,28 @@ pub enum Wanted {
     Pattern(PathPattern),
     /// The text of no path.
     Invalid(String),
+}
+
+/// The entries of a batch of metadata by their kind.
+#[derive(Default)]
+struct Sorted {
+    named: Vec<SecretPath>,
+    patterns: Vec<PathPattern>,
+    errors: Vec<(String, Fault)>,
+}
+
+impl FromIterator<Wanted> for Sorted {
+    fn from_iter<I: IntoIterator<Item = Wanted>>(wanted: I) -> Self {
+        let mut sorted = Self::default();
+        for one in wanted {
+            match one {
+                Wanted::Path(path) => sorted.named.push(path),
+                Wanted::Pattern(pattern) => sorted.patterns.push(pattern),
+                Wanted::Invalid(text) => sorted.errors.push((text, Fault::InvalidPath)),
+            }
+        }
+        sorted
+    }
 }
 
 /// A page of a batch of metadata.
@@ -131,29 +155,23 @@ impl Vault {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<MetadataPage, Fault> {
-        let mut named = Vec::new();
-        let mut patterns = Vec::new();
-        let mut errors = Vec::new();
-        for one in wanted {
-            match one {
-                Wanted::Path(path) => named.push(path),
-                Wanted::Pattern(pattern) => patterns.push(pattern),
-                Wanted::Invalid(text) => errors.push((text, Fault::InvalidPath)),
-            }
-        }
+        let Sorted { named, patterns, errors } = wanted.into_iter().collect();
         let texts: Vec<&str> =
             named.iter().map(SecretPath::as_str).chain(patterns.iter().map(PathPattern::as_str)).collect();
         let question = question(caller, "batch_metadata", &texts);
-        let after = self.position(&question, cursor)?;
+        let (done, after) = self.metadata_position(&question, cursor, named.len())?;
         let set = self.policies.current();
-        let mut page = MetadataPage { found: BTreeMap::new(), errors: Vec::new(), cursor: None };
-        if cursor.is_none() {
-            page.errors = errors;
-            self.named(caller, &set, &named, &mut page).await?;
+        let errors = if cursor.is_none() { errors } else { Vec::new() };
+        let mut page = MetadataPage { found: BTreeMap::new(), errors, cursor: None };
+        let turn: Vec<SecretPath> = named.iter().skip(done).take(limit).cloned().collect();
+        self.named(caller, &set, &turn, &mut page).await?;
+        let (done, limit) = (done + turn.len(), limit.saturating_sub(page.found.len()));
+        if done < named.len() || (limit == 0 && !patterns.is_empty()) {
+            page.cursor = Some(self.cursors.seal(&question, &format!("{NAMES_DONE}{done}")));
+            return Ok(page);
         }
         let accepts =
             |path: &SecretPath| !named.contains(path) && patterns.iter().any(|pattern| pattern.matches(path.as_str()));
-        let limit = limit.saturating_sub(page.found.len());
         let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit, shown: Vec::new() };
         let (heads, last) = self.walk(caller, &set, walk).await?;
         page.found.extend(heads.into_iter().map(|head| (head.path.as_str().to_owned(), head)));
@@ -268,6 +286,21 @@ impl Vault {
             self.record(caller, set, Account { action: Action::List, batch_size: None, inputs, events }).await?;
         }
         Ok(rest)
+    }
+
+    /// How many of the names are done with, and after which path to go on with the patterns.
+    fn metadata_position(
+        &self,
+        question: &str,
+        cursor: Option<&str>,
+        names: usize,
+    ) -> Result<(usize, Option<SecretPath>), Fault> {
+        let Some(cursor) = cursor else { return Ok((0, None)) };
+        let position = self.cursors.open(question, cursor).ok_or(Fault::InvalidCursor)?;
+        if let Some(done) = position.strip_prefix(NAMES_DONE) {
+            return done.parse().map(|done| (done, None)).map_err(|_| Fault::InvalidCursor);
+        }
+        SecretPath::parse(&position).map(|after| (names, Some(after))).map_err(|_| Fault::InvalidCursor)
     }
 
     fn position(&self, question: &str, cursor: Option<&str>) -> Result<Option<SecretPath>, Fault> {

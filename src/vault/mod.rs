@@ -67,7 +67,7 @@ pub struct Caller {
     pub context: RequestContext,
 }
 
-/// Why a call was not done. Every one of them is in the audit log by the time that it is returned.
+/// Why a call was not done. In the audit log by the time that it is returned, if [`Fault::is_recorded`] says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The policies do not permit it.
@@ -108,6 +108,12 @@ impl Fault {
             Self::InvalidCursor => "invalid_cursor",
             Self::Unavailable => "service_unavailable",
         }
+    }
+
+    /// Whether the vault has recorded it. What ends a call before anything is decided, the caller has to.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        !matches!(self, Self::InvalidCursor | Self::Unavailable)
     }
 
     /// A sentence for people.

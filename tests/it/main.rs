@@ -8,6 +8,11 @@
     reason = "a test that meets what it does not expect must fail"
 )]
 
+mod audit;
+mod batch;
+mod identity;
 mod reference;
+mod secrets;
 mod support;
+mod system;
 mod tidy;

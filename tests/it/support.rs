@@ -241,6 +241,13 @@ fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &O
     Config::load(Some(&file), []).unwrap()
 }
 
+/// The sum of a counter over all its labels.
+pub async fn metric(server: &TestServer, name: &str) -> u64 {
+    let text = server.http.get(format!("{}/v1/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let counters = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+    counters.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
 /// Somebody with a token.
 #[derive(Clone)]
 pub struct Client {
