@@ -8,6 +8,8 @@
     reason = "a test that meets what it does not expect must fail"
 )]
 
+mod postgres;
 mod reference;
+mod store;
 mod support;
 mod tidy;
