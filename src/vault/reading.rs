@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Account, Caller, Fault, Vault};
+use super::{Account, Caller, Fault, LookUp, Vault};
 use crate::{
     audit::{self, Event},
     domain::{
@@ -138,8 +138,8 @@ impl Vault {
         for asked in asked {
             let one = match asked {
                 Ok((path, version)) => {
-                    let record = records.next().flatten();
-                    let decision = decide(&mut session, path, record.clone());
+                    let record = records.next().unwrap_or(Ok(None));
+                    let decision = decide(&mut session, path, record.clone().unwrap_or_default());
                     self.settle(caller, decision, record, *version, options)
                 }
                 Err(fault) => Settled { decision: None, outcome: Err(fault.clone()) },
@@ -180,9 +180,8 @@ impl Vault {
         self.ensure_keys(&caller.principal.tenant, false).await?;
         let settle_one = |(asked, decision): (&Asked, Option<Decision>)| match (asked, decision) {
             (Ok((_, version)), Some(decision)) => {
-                let record =
-                    if matches!(decision.verdict, Verdict::Allow(_)) { records.next().flatten() } else { None };
-                self.settle(caller, decision, record, *version, options)
+                let record = if matches!(decision.verdict, Verdict::Allow(_)) { records.next() } else { None };
+                self.settle(caller, decision, record.unwrap_or(Ok(None)), *version, options)
             }
             (Err(fault), decision) => Settled { decision, outcome: Err(fault.clone()) },
             (Ok(_), None) => Settled { decision: None, outcome: Err(Fault::Unavailable) },
@@ -190,18 +189,19 @@ impl Vault {
         Ok((asked.iter().zip(decisions).map(settle_one).collect(), inputs))
     }
 
-    /// What follows from a decision: the refusal, the absence, or the value.
+    /// What follows from a decision: the refusal, the absence, the damage, or the value.
     fn settle(
         &self,
         caller: &Caller,
         decision: Decision,
-        record: Option<Arc<Record>>,
+        record: LookUp,
         pinned: Option<Version>,
         options: &BatchOptions,
     ) -> Settled {
         let outcome = match &decision.verdict {
             Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-            Verdict::Allow(filter) => readable(record, pinned, caller.context.now)
+            Verdict::Allow(filter) => record
+                .and_then(|record| readable(record, pinned, caller.context.now))
                 .and_then(|(record, version)| self.open(&caller.principal.tenant, record, version, filter, options)),
         };
         Settled { decision: Some(decision), outcome }

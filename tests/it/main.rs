@@ -11,8 +11,10 @@
 mod audit;
 mod batch;
 mod identity;
+mod postgres;
 mod reference;
 mod secrets;
+mod store;
 mod support;
 mod system;
 mod tidy;
