@@ -10,6 +10,9 @@
 
 mod audit;
 mod batch;
+mod combining;
+mod guests;
+mod hostile_policies;
 mod identity;
 mod postgres;
 mod reference;
