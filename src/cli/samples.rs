@@ -113,8 +113,9 @@ async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError>
         source_ip: Some([127, 0, 0, 1].into()),
         user_agent: Some("portcullis serve --dev".into()),
     };
-    let caller = Caller { principal: server.authenticator.authenticate(token).await?, context };
     let vault = &server.vault;
+    let principal = server.authenticator.authenticate(token).await?;
+    let caller = Caller { principal, context, policies: vault.policies().current() };
     let there = vault.list(&caller, String::new(), None, 1).await.map_err(StartError::Samples)?;
     if !there.heads.is_empty() {
         return Ok(false);

@@ -87,6 +87,8 @@ pub struct Decision {
     pub reason: String,
     /// The deciding module's names of the rules that decided.
     pub rules: Vec<String>,
+    /// Shadow modules that would have decided otherwise, and how.
+    pub dissent: Vec<(Arc<ModuleRef>, &'static str)>,
     /// What the modules asked about this secret (what they asked about the request is recorded once for all its paths).
     pub inputs: Vec<InputRead>,
 }

@@ -18,6 +18,6 @@ pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, MAX_SEGMENTS, SecretPat
 pub use pattern::{InvalidPattern, MAX_PATTERN_BYTES, PathPattern};
 pub use ports::{Clock, Entropy};
 pub use principal::{Identity, IdentityKind, Principal, Scope, Scopes, TenantId};
-pub use record::{Head, Record, SealedValue, SecretDescription, VersionRecord, VersionState, WrappedKey};
+pub use record::{Head, Record, SealedValue, VersionRecord, VersionState, WrappedKey};
 pub use secret::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Version};
 pub use time::{InvalidDuration, Span, Timestamp};

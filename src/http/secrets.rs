@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::{Caller, Params, Target},
+    frame::{Caller, Nothing, Params, Target},
     json::{JsonBody, reply},
     wire::{
         DeleteQuery, Deleted, Description, DestroyBody, Destroyed, ListBody, ListQuery, MetadataPatch, PutBody,
@@ -113,7 +113,12 @@ pub async fn delete(
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn restore(State(app): State<App>, caller: Caller, Target(path): Target) -> Result<Response, ApiError> {
+pub async fn restore(
+    State(app): State<App>,
+    caller: Caller,
+    Target(path): Target,
+    _: Params<Nothing>,
+) -> Result<Response, ApiError> {
     let head = app.vault.restore(&caller.vault, path).await?.head;
     Ok(reply(&Description::from(head)))
 }
@@ -141,7 +146,12 @@ pub async fn list(
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn metadata(State(app): State<App>, caller: Caller, Target(path): Target) -> Result<Response, ApiError> {
+pub async fn metadata(
+    State(app): State<App>,
+    caller: Caller,
+    Target(path): Target,
+    _: Params<Nothing>,
+) -> Result<Response, ApiError> {
     let head = app.vault.metadata(&caller.vault, path).await?;
     Ok(reply(&Description::from(head)))
 }
@@ -172,7 +182,12 @@ pub async fn patch_metadata(
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Versions), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn versions(State(app): State<App>, caller: Caller, Target(path): Target) -> Result<Response, ApiError> {
+pub async fn versions(
+    State(app): State<App>,
+    caller: Caller,
+    Target(path): Target,
+    _: Params<Nothing>,
+) -> Result<Response, ApiError> {
     let now = caller.vault.context.now;
     let versions = app.vault.versions(&caller.vault, path.clone()).await?;
     let versions = versions.into_iter().map(|record| VersionItem::at(record, now)).collect();

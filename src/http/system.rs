@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::Caller,
+    frame::{Caller, Nothing, Params},
     json::reply,
 };
 use crate::{
@@ -98,7 +98,7 @@ pub struct PoliciesBody {
 /// Tells the bearer of a token what the server makes of it.
 #[utoipa::path(get, path = "/v1/auth/whoami", tag = "identity",
     responses((status = 200, body = WhoAmI), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn whoami(caller: Caller) -> Response {
+pub async fn whoami(caller: Caller, _: Params<Nothing>) -> Response {
     let who = &caller.vault.principal;
     reply(&WhoAmI {
         identity_id: who.id.to_string(),
@@ -114,7 +114,7 @@ pub async fn whoami(caller: Caller) -> Response {
 /// Lists the policy modules in force.
 #[utoipa::path(get, path = "/v1/policies", tag = "policies", operation_id = "list_policies",
     responses((status = 200, body = PoliciesBody), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn policies(State(app): State<App>, _: Caller) -> Response {
+pub async fn policies(State(app): State<App>, _: Caller, _: Params<Nothing>) -> Response {
     let set = app.vault.policies().current();
     let describe = |module| describe(module, set.generation, set.loaded_at);
     reply(&PoliciesBody { policies: set.modules.iter().map(describe).collect() })
@@ -141,11 +141,7 @@ pub async fn health() -> Response {
 #[utoipa::path(get, path = "/v1/health/ready", tag = "system", security(()),
     responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
 pub async fn ready(State(app): State<App>) -> Response {
-    let mut failing = Vec::new();
-    if let Err(error) = app.vault.ready().await {
-        tracing::error!(%error, "not ready");
-        failing.extend(["database", "audit"]);
-    }
+    let failing = app.vault.failing().await;
     let (status, word) =
         if failing.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
     (status, reply(&Readiness { status: word, failing })).into_response()

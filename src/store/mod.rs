@@ -97,6 +97,8 @@ pub struct Put {
     pub max_versions: Option<u32>,
     /// The version that must be the newest; 0: there must be none.
     pub expected_version: Option<i64>,
+    /// The version that the value was taken from: it must still be there.
+    pub source: Option<Version>,
     /// Seals the value.
     pub seal: Seal,
 }

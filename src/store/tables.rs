@@ -13,6 +13,22 @@ use crate::domain::{
 /// How many versions a secret keeps when nobody said.
 const DEFAULT_MAX_VERSIONS: u32 = 10;
 
+macro_rules! audit_query {
+    ($at:literal, $more:literal) => {
+        concat!(
+            "SELECT sequence, body FROM audit_log
+             WHERE (tenant = $1 OR ($2 = 1 AND tenant IS NULL)) AND sequence <= $3 AND ",
+            $at,
+            " >= $4 AND ",
+            $at,
+            " < $5 AND ($6 = '' OR identity_id = $6) AND ($7 = '' OR identity_type = $7)
+               AND ($8 = '' OR source_ip = $8) AND ($9 = '' OR request_id = $9)",
+            $more,
+            " ORDER BY sequence DESC LIMIT $10"
+        )
+    };
+}
+
 /// One connection, for the length of a transaction or of one statement.
 pub struct Tables<'c, B: Backend>(pub &'c mut B::Connection);
 
@@ -157,6 +173,11 @@ impl<B: Backend> Tables<'_, B> {
         if put.expected_version.is_some_and(|expected| expected != newest) {
             return Ok(Err(Refusal::VersionConflict(newest)));
         }
+        if let Some(source) = put.source
+            && let Some(refusal) = self.source_refusal(scene, before.as_ref(), source).await?
+        {
+            return Ok(Err(refusal));
+        }
         let Some(version) = before.as_ref().map_or(Some(Version::FIRST), |head| head.latest.next()) else {
             return Ok(Err(Refusal::VersionsExhausted));
         };
@@ -175,6 +196,21 @@ impl<B: Backend> Tables<'_, B> {
         self.insert_version(scene, &head, &sealed).await?;
         self.prune(scene, &head).await?;
         Ok(self.keep(scene, head).await?.map(|kept| Committed { created, ..kept }))
+    }
+
+    /// Why a value must not be taken from a version: it was purged or destroyed meanwhile.
+    async fn source_refusal(
+        &mut self,
+        scene: Scene<'_>,
+        before: Option<&Head>,
+        source: Version,
+    ) -> StoreResult<Option<Refusal>> {
+        if before.is_none() {
+            return Ok(Some(Refusal::Absent));
+        }
+        let versions = self.versions(scene.tenant, scene.path).await?;
+        let there = versions.iter().any(|record| record.version == source && record.destroyed_at.is_none());
+        Ok((!there).then_some(Refusal::VersionAbsent))
     }
 
     async fn insert_version(&mut self, scene: Scene<'_>, head: &Head, sealed: &SealedValue) -> StoreResult<()> {
@@ -261,7 +297,7 @@ impl<B: Backend> Tables<'_, B> {
         before: Option<Head>,
         edit: EditMetadata,
     ) -> StoreResult<Result<Committed, Refusal>> {
-        let Some(head) = before.filter(|head| head.deleted.is_none()) else { return Ok(Err(Refusal::Absent)) };
+        let Some(head) = before.filter(|head| head.is_live(scene.at)) else { return Ok(Err(Refusal::Absent)) };
         match edit(&head.metadata) {
             Some(metadata) => self.keep(scene, Head { metadata, ..head }.updated(scene)).await,
             None => Ok(Err(Refusal::MetadataTooLarge)),
@@ -317,12 +353,13 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     pub async fn audit_rows(&mut self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<StoredAuditRow>> {
-        const SQL: &str = "SELECT sequence, body FROM audit_log
-                           WHERE (tenant = $1 OR ($2 = 1 AND tenant IS NULL))
-                             AND sequence <= $3 AND at >= $4 AND at < $5
-                             AND ($6 = '' OR identity_id = $6) AND ($7 = '' OR identity_type = $7)
-                             AND ($8 = '' OR source_ip = $8) AND ($9 = '' OR request_id = $9)
-                           ORDER BY sequence DESC LIMIT $10";
+        // One statement for each index that can help; `at + 0` keeps the planner from an index that would need a sort.
+        let sql = match scan {
+            AuditScan { request_id: Some(_), .. } => audit_query!("at + 0", " AND request_id = $9"),
+            AuditScan { identity_id: Some(_), .. } => audit_query!("at + 0", " AND tenant = $1 AND identity_id = $6"),
+            AuditScan { from: None, to: None, .. } => audit_query!("at + 0", ""),
+            _ => audit_query!("at", ""),
+        };
         let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
         let (id, kind, ip, request) =
             (text(&scan.identity_id), text(&scan.identity_type), text(&scan.source_ip), text(&scan.request_id));
@@ -338,7 +375,7 @@ impl<B: Backend> Tables<'_, B> {
             Arg::Text(&request),
             Arg::Int(i64::from(limit)),
         ];
-        let rows = self.fetch(SQL, &args).await?;
+        let rows = self.fetch(sql, &args).await?;
         rows.iter().map(|row| Ok(StoredAuditRow { sequence: row.int(0)?, body: row.blob(1)? })).collect()
     }
 

@@ -6,7 +6,7 @@ use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, within};
 use crate::{
     audit::{self, Event},
     domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
-    policy::{PolicySet, Subject},
+    policy::Subject,
     store::{ListScan, StoreError},
 };
 
@@ -120,15 +120,14 @@ impl Vault {
         found: LookUp,
         present: impl FnOnce(Option<Arc<Record>>) -> Result<Arc<Record>, Fault>,
     ) -> Result<Arc<Record>, Fault> {
-        let set = self.policies.current();
         let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
-        let (decision, inputs) = Self::decide_one(caller, &set, Action::List, &subject);
+        let (decision, inputs) = Self::decide_one(caller, Action::List, &subject);
         let outcome = match &decision.verdict {
             Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
             Verdict::Allow(_) => found.and_then(present),
         };
         let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
-        self.record(caller, &set, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
+        self.record(caller, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
         outcome
     }
 
@@ -146,9 +145,8 @@ impl Vault {
     ) -> Result<ListPage, Fault> {
         let question = question(caller, "list", &[&prefix]);
         let after = self.position(&question, cursor)?;
-        let set = self.policies.current();
         let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit, shown: Vec::new() };
-        let (heads, last) = self.walk(caller, &set, walk).await?;
+        let (heads, last) = self.walk(caller, walk).await?;
         Ok(ListPage { heads, cursor: last.map(|path| self.cursors.seal(&question, path.as_str())) })
     }
 
@@ -170,11 +168,10 @@ impl Vault {
             named.iter().map(SecretPath::as_str).chain(patterns.iter().map(PathPattern::as_str)).collect();
         let question = question(caller, "batch_metadata", &texts);
         let (done, after) = self.metadata_position(&question, cursor, named.len())?;
-        let set = self.policies.current();
         let errors = if cursor.is_none() { errors } else { Vec::new() };
         let mut page = MetadataPage { found: BTreeMap::new(), errors, cursor: None };
         let turn: Vec<SecretPath> = named.iter().skip(done).take(limit).cloned().collect();
-        self.named(caller, &set, &turn, &mut page).await?;
+        self.named(caller, &turn, &mut page).await?;
         let (done, limit) = (done + turn.len(), limit.saturating_sub(page.found.len()));
         if done < named.len() || (limit == 0 && !patterns.is_empty()) {
             page.cursor = Some(self.cursors.seal(&question, &format!("{NAMES_DONE}{done}")));
@@ -183,20 +180,14 @@ impl Vault {
         let accepts =
             |path: &SecretPath| !named.contains(path) && patterns.iter().any(|pattern| pattern.matches(path.as_str()));
         let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit, shown: Vec::new() };
-        let (heads, last) = self.walk(caller, &set, walk).await?;
+        let (heads, last) = self.walk(caller, walk).await?;
         page.found.extend(heads.into_iter().map(|head| (head.path.as_str().to_owned(), head)));
         page.cursor = last.map(|path| self.cursors.seal(&question, path.as_str()));
         Ok(page)
     }
 
     /// The paths that were asked for by name.
-    async fn named(
-        &self,
-        caller: &Caller,
-        set: &PolicySet,
-        paths: &[SecretPath],
-        page: &mut MetadataPage,
-    ) -> Result<(), Fault> {
+    async fn named(&self, caller: &Caller, paths: &[SecretPath], page: &mut MetadataPage) -> Result<(), Fault> {
         if paths.is_empty() && page.errors.is_empty() {
             return Ok(());
         }
@@ -208,7 +199,7 @@ impl Vault {
             .map(|(_, fault)| Event { path: None, version: None, code: fault.code(), decision: None })
             .collect();
         let inputs = {
-            let mut session = set.session(Self::inquiry(caller));
+            let mut session = caller.session();
             for (path, found) in paths.iter().zip(records) {
                 let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
                 let decision = session.decide(Action::List, &subject);
@@ -227,16 +218,11 @@ impl Vault {
             session.request_inputs()
         };
         let size = Some(events.len());
-        self.record(caller, set, Account { action: Action::List, batch_size: size, inputs, events }).await
+        self.record(caller, Account { action: Action::List, batch_size: size, inputs, events }).await
     }
 
     /// Collects what the caller may list, and where to go on: none at the end.
-    async fn walk(
-        &self,
-        caller: &Caller,
-        set: &PolicySet,
-        mut walk: Walk<'_>,
-    ) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
+    async fn walk(&self, caller: &Caller, mut walk: Walk<'_>) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
         for prefix in std::mem::take(&mut walk.prefixes) {
             loop {
                 if walk.shown.len() >= walk.limit {
@@ -246,7 +232,7 @@ impl Vault {
                 let listing = self.store.list(&caller.principal.tenant, &scan, caller.context.now);
                 let heads = within(DEADLINE, listing).await?;
                 let exhausted = heads.len() < CHUNK as usize;
-                if self.sift(caller, set, heads, &mut walk).await? {
+                if self.sift(caller, heads, &mut walk).await? {
                     return Ok((walk.shown, walk.after));
                 }
                 if exhausted {
@@ -258,17 +244,11 @@ impl Vault {
     }
 
     /// Decides about a chunk until there is no more room. True where entries are left.
-    async fn sift(
-        &self,
-        caller: &Caller,
-        set: &PolicySet,
-        heads: Vec<Head>,
-        walk: &mut Walk<'_>,
-    ) -> Result<bool, Fault> {
+    async fn sift(&self, caller: &Caller, heads: Vec<Head>, walk: &mut Walk<'_>) -> Result<bool, Fault> {
         let mut events = Vec::new();
         let mut rest = false;
         let inputs = {
-            let mut session = set.session(Self::inquiry(caller));
+            let mut session = caller.session();
             for head in heads {
                 let path = head.path.clone();
                 if (walk.accepts)(&path) {
@@ -294,7 +274,7 @@ impl Vault {
             session.request_inputs()
         };
         if !events.is_empty() {
-            self.record(caller, set, Account { action: Action::List, batch_size: None, inputs, events }).await?;
+            self.record(caller, Account { action: Action::List, batch_size: None, inputs, events }).await?;
         }
         Ok(rest)
     }

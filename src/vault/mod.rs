@@ -21,13 +21,15 @@ use crate::{
         Action, AuditRow, Clock, Decision, Denial, Entropy, InputRead, Principal, Record, RequestContext, SecretPath,
         TenantId, Version,
     },
-    policy::{Inquiry, Policies, PolicySet, Subject},
+    policy::{Inquiry, Policies, PolicySet, Session, Subject},
     store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
     telemetry::Metrics,
 };
 
 /// How long a request waits for the store: for what it reads, for its change, for its audit event to be durable.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the answer of a readiness check is given again.
+const READINESS_LASTS: Duration = Duration::from_secs(1);
 
 /// The vault. One of it serves all requests.
 pub struct Vault {
@@ -38,6 +40,7 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     recoverable_for: Duration,
+    readiness: tokio::sync::Mutex<Option<(std::time::Instant, Vec<&'static str>)>>,
 }
 
 /// What a vault is made of.
@@ -65,6 +68,16 @@ pub struct Caller {
     pub principal: Principal,
     /// The request.
     pub context: RequestContext,
+    /// The generation of policies that was in force when it arrived: it decides the whole request.
+    pub policies: Arc<PolicySet>,
+}
+
+impl Caller {
+    /// Begins the questions of this request.
+    fn session(&self) -> Session<'_> {
+        let identity = Arc::clone(self.principal.identity());
+        self.policies.session(Inquiry { identity, context: self.context.clone() })
+    }
 }
 
 /// Why a call was not done. In the audit log by the time that it is returned, if [`Fault::is_recorded`] says so.
@@ -156,6 +169,7 @@ impl Vault {
             clock: parts.clock,
             metrics: parts.metrics,
             recoverable_for: parts.recoverable_for,
+            readiness: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -165,13 +179,32 @@ impl Vault {
         &self.policies
     }
 
-    /// Whether the store and the audit log can be written.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it, for the log.
-    pub async fn ready(&self) -> Result<(), StoreError> {
-        within(DEADLINE, self.store.ready()).await
+    /// The checks that fail: of `database`, `audit`, `keys` and `policies`. Asked in earnest once a second at most, so
+    /// that whoever asks without a token cannot make the vault work.
+    pub async fn failing(&self) -> Vec<&'static str> {
+        let mut known = self.readiness.lock().await;
+        match &*known {
+            Some((at, failing)) if at.elapsed() < READINESS_LASTS => failing.clone(),
+            _ => {
+                let failing = self.check().await;
+                *known = Some((std::time::Instant::now(), failing.clone()));
+                failing
+            }
+        }
+    }
+
+    async fn check(&self) -> Vec<&'static str> {
+        let mut failing = Vec::new();
+        if let Err(error) = within(DEADLINE, self.store.ready()).await {
+            tracing::error!(%error, "not ready");
+            failing.extend(["database", "audit"]);
+        } else if self.ensure_keys(&TenantId::default_tenant(), false).await.is_err() {
+            failing.push("keys");
+        }
+        if self.policies.current().modules.is_empty() {
+            failing.push("policies");
+        }
+        failing
     }
 
     /// Records a request that was refused before it reached the vault's other calls.
@@ -184,6 +217,7 @@ impl Vault {
         principal: Option<&Principal>,
         context: &RequestContext,
         action: &'static str,
+        path: Option<SecretPath>,
         code: &'static str,
     ) -> Result<(), Fault> {
         let row = audit::pack(Entry {
@@ -194,22 +228,22 @@ impl Vault {
             batch_size: None,
             duration: self.elapsed(context),
             inputs: Vec::new(),
-            events: vec![Event { path: None, version: None, code, decision: None }],
+            events: vec![Event { path, version: None, code, decision: None }],
         });
         self.append(row).await
     }
 
     /// Records what became of some paths. Nothing of them may leave before this returns.
-    async fn record(&self, caller: &Caller, set: &PolicySet, account: Account) -> Result<(), Fault> {
-        self.append(self.row(caller, set.generation, account)).await
+    async fn record(&self, caller: &Caller, account: Account) -> Result<(), Fault> {
+        self.append(self.row(caller, account)).await
     }
 
-    fn row(&self, caller: &Caller, generation: u64, account: Account) -> AuditRow {
+    fn row(&self, caller: &Caller, account: Account) -> AuditRow {
         audit::pack(Entry {
             identity: Some(caller.principal.identity()),
             context: &caller.context,
             action: account.action.as_str(),
-            generation: Some(generation),
+            generation: Some(caller.policies.generation),
             batch_size: account.batch_size,
             duration: self.elapsed(&caller.context),
             inputs: account.inputs,
@@ -255,13 +289,9 @@ impl Vault {
         Fault::Unreadable
     }
 
-    fn inquiry(caller: &Caller) -> Inquiry {
-        Inquiry { identity: Arc::clone(caller.principal.identity()), context: caller.context.clone() }
-    }
-
     /// Decides about one path.
-    fn decide_one(caller: &Caller, set: &PolicySet, action: Action, subject: &Subject) -> (Decision, Vec<InputRead>) {
-        let mut session = set.session(Self::inquiry(caller));
+    fn decide_one(caller: &Caller, action: Action, subject: &Subject) -> (Decision, Vec<InputRead>) {
+        let mut session = caller.session();
         let decision = session.decide(action, subject);
         (decision, session.request_inputs())
     }

@@ -9,7 +9,7 @@ use crate::{
         Action, Decision, FieldFilter, InputRead, Record, SecretPath, SecretValue, TenantId, Timestamp, Verdict,
         Version, VersionState,
     },
-    policy::{PolicySet, Session, Subject},
+    policy::{Session, Subject},
 };
 
 /// A secret that may be seen.
@@ -108,17 +108,16 @@ impl Vault {
         asked: Vec<Asked>,
         options: &BatchOptions,
     ) -> Result<Vec<ReadOutcome>, Fault> {
-        let set = self.policies.current();
         let tenant = &caller.principal.tenant;
         // To stop at the first path that fails, one must know what is there; else only a policy that asks needs to.
-        let (mut settled, inputs) = if set.sees_secrets() || options.fail_fast {
-            self.look_up_and_decide(caller, &set, &asked, options).await?
+        let (mut settled, inputs) = if caller.policies.sees_secrets() || options.fail_fast {
+            self.look_up_and_decide(caller, &asked, options).await?
         } else {
-            self.decide_and_look_up(caller, &set, &asked, options).await?
+            self.decide_and_look_up(caller, &asked, options).await?
         };
         let events = settled.iter_mut().zip(&asked).map(|(settled, asked)| event(settled, asked)).collect();
         let account = Account { action: Action::Read, batch_size: options.size, inputs, events };
-        self.record(caller, &set, account).await?;
+        self.record(caller, account).await?;
         tracing::debug!(%tenant, paths = asked.len(), "read");
         Ok(settled.into_iter().map(|settled| settled.outcome).collect())
     }
@@ -126,14 +125,13 @@ impl Vault {
     async fn look_up_and_decide(
         &self,
         caller: &Caller,
-        set: &PolicySet,
         asked: &[Asked],
         options: &BatchOptions,
     ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
         let wanted: Vec<_> = asked.iter().filter_map(|asked| asked.as_ref().ok().cloned()).collect();
         let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
         self.ensure_keys(&caller.principal.tenant, false).await?;
-        let mut session = set.session(Self::inquiry(caller));
+        let mut session = caller.session();
         let mut settled = Vec::with_capacity(asked.len());
         for asked in asked {
             let one = match asked {
@@ -157,12 +155,11 @@ impl Vault {
     async fn decide_and_look_up(
         &self,
         caller: &Caller,
-        set: &PolicySet,
         asked: &[Asked],
         options: &BatchOptions,
     ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
         let (decisions, inputs) = {
-            let mut session = set.session(Self::inquiry(caller));
+            let mut session = caller.session();
             let decide_one = |asked: &Asked| asked.as_ref().ok().map(|(path, _)| decide(&mut session, path, None));
             let decisions: Vec<Option<Decision>> = asked.iter().map(decide_one).collect();
             (decisions, session.request_inputs())

@@ -124,7 +124,15 @@ fn sealed(version: Version) -> SealedValue {
 
 fn put() -> Put {
     let seal: Seal = Box::new(|version| Some(sealed(version)));
-    Put { secret_type: None, metadata: None, expires_at: None, max_versions: None, expected_version: None, seal }
+    Put {
+        secret_type: None,
+        metadata: None,
+        expires_at: None,
+        max_versions: None,
+        expected_version: None,
+        source: None,
+        seal,
+    }
 }
 
 fn expecting(expected: i64) -> Change {
