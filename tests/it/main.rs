@@ -10,6 +10,7 @@
 
 mod audit;
 mod batch;
+mod cli;
 mod identity;
 mod reference;
 mod secrets;
