@@ -104,7 +104,8 @@ fn request(identity: &SampleIdentity) -> TokenRequest {
     }
 }
 
-/// Writes the samples as the sample operator, along the road that every write takes. True where the vault was empty.
+/// Writes the samples as the sample operator, along the road that every write takes. A version that is there already
+/// stays as it is. True where all of them were written.
 async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError> {
     let context = RequestContext {
         request_id: format!("req_{}", token_id(&SystemEntropy)).into(),
@@ -118,19 +119,20 @@ async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError>
     if !there.heads.is_empty() {
         return Ok(false);
     }
+    let mut all_written = true;
     for SampleSecret(path, secret_type, values, tags) in SECRETS {
         let path = SecretPath::parse(path).map_err(|_| StartError::Samples(Fault::InvalidPath))?;
-        for value in values {
-            let put = sample(value, secret_type, tags);
+        for (expected, value) in (0..).zip(values) {
+            let put = PutRequest { expected_version: Some(expected), ..sample(value, secret_type, tags) };
             match vault.put(&caller, path.clone(), put).await {
                 Ok(_) => (),
                 // Another policy directory may well not let the sample operator write.
-                Err(Fault::Denied(_)) => return Ok(false),
+                Err(Fault::Denied(_) | Fault::VersionConflict(_) | Fault::SecretExists) => all_written = false,
                 Err(fault) => return Err(StartError::Samples(fault)),
             }
         }
     }
-    Ok(true)
+    Ok(all_written)
 }
 
 fn sample(value: &str, secret_type: SecretType, tags: &[&str]) -> PutRequest {

@@ -48,7 +48,7 @@ impl fmt::Display for RootKeySource {
 #[derive(Debug, thiserror::Error)]
 pub enum RootKeyError {
     /// The place cannot be read.
-    #[error("cannot read the root key from {0}: {1}")]
+    #[error("cannot read the root key from {0}: {1} (to make one: head -c 32 /dev/urandom | base64)")]
     Unreadable(RootKeySource, String),
     /// It holds something else.
     #[error("the {0} holds no root key: 32 bytes, or 44 characters of base64, are wanted")]

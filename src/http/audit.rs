@@ -1,5 +1,7 @@
 //! The audit log's query.
 
+use std::net::IpAddr;
+
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -78,6 +80,12 @@ fn filter(query: AuditQuery) -> Result<AuditFilter, ApiError> {
         let bad = |_| ApiError::invalid(format!("{name}: an instant as RFC 3339 writes it is wanted"));
         text.map(|text| text.parse::<Timestamp>().map_err(bad)).transpose()
     };
+    let texts = [&query.action, &query.identity_id, &query.identity_type, &query.path_prefix, &query.request_id];
+    if texts.into_iter().flatten().any(|text| text.chars().any(char::is_control)) {
+        return Err(ApiError::invalid("The query has a control character"));
+    }
+    let bad_address = |_| ApiError::invalid("source_ip: an address is wanted");
+    let source_ip = query.source_ip.map(|text| text.parse::<IpAddr>().map_err(bad_address)).transpose()?;
     let actions = query.action.unwrap_or_default();
     Ok(AuditFilter {
         from: instant(query.from, "from")?,
@@ -87,7 +95,7 @@ fn filter(query: AuditQuery) -> Result<AuditFilter, ApiError> {
         identity_type: query.identity_type,
         path_prefix: query.path_prefix,
         success: query.success,
-        source_ip: query.source_ip,
+        source_ip: source_ip.map(|ip| ip.to_string()),
         request_id: query.request_id,
     })
 }

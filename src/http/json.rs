@@ -2,7 +2,7 @@
 //!
 //! No message here repeats a value from the body: parsers like to, and the value may be a secret.
 
-use std::{collections::HashSet, fmt, marker::PhantomData};
+use std::{collections::HashSet, fmt, io, marker::PhantomData};
 
 use axum::{
     body::Body,
@@ -226,14 +226,28 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
+/// A writer that wipes what it outgrows.
+struct WipedWriter(Zeroizing<Vec<u8>>);
+
+impl io::Write for WipedWriter {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        grow(&mut self.0, data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An answer. Its bytes are wiped once they are sent: they may hold secrets.
 pub fn reply(body: &impl Serialize) -> Response {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1_024));
-    if let Err(error) = serde_json::to_writer(&mut *bytes, body) {
+    let mut writer = WipedWriter(Zeroizing::new(Vec::with_capacity(1_024)));
+    if let Err(error) = serde_json::to_writer(&mut writer, body) {
         tracing::error!(%error, "an answer cannot be written");
         return ApiError::new("internal_error", "").into_response();
     }
-    let body = Body::from(Bytes::from_owner(bytes));
+    let body = Body::from(Bytes::from_owner(writer.0));
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

@@ -19,7 +19,7 @@ use super::{
     },
 };
 use crate::{
-    domain::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Span, Version},
+    domain::{InvalidMetadata, MAX_PATH_BYTES, Metadata, MetadataText, SecretType, SecretValue, Span, Version},
     store::Committed,
     vault::{PutRequest, Release, field_names},
 };
@@ -128,7 +128,7 @@ pub async fn list(
     Params(query): Params<ListQuery>,
 ) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, PAGE)?;
-    if query.prefix.len() > 512 || !query.prefix.bytes().all(|b| b.is_ascii_graphic()) {
+    if query.prefix.len() > MAX_PATH_BYTES || !query.prefix.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(ApiError::new("invalid_path", "The prefix is no beginning of a path"));
     }
     let page = app.vault.list(&caller.vault, query.prefix, query.cursor.as_deref(), limit).await?;

@@ -1,6 +1,6 @@
 //! What a guest may see: the imports of `wit/policy.wit`, and the record of what was asked.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde_json::{Value, json};
 use wasmtime::component::bindgen;
@@ -8,13 +8,22 @@ use wasmtime::component::bindgen;
 use super::limits::GuestLimits;
 use crate::domain::{Identity, InputRead, Record, RequestContext, SecretPath, Timestamp};
 
-bindgen!({ path: "wit", world: "policy" });
+bindgen!({ path: "wit", world: "policy", imports: { default: trappable } });
 
 pub use portcullis::policy::types::{self, Decision as GuestDecision, Effect, Obligation, Scalar};
 
 /// Longest note kept, in bytes, and how many are kept for one path.
 const NOTE_BYTES: usize = 1_024;
 const NOTES: usize = 64;
+/// Different questions that are recorded of one request, and of one path.
+const QUESTIONS: usize = 64;
+/// Longest argument of a question, in bytes.
+const ARGUMENT_BYTES: usize = 512;
+
+/// A guest asked for more than is recorded. It ends there: a record with gaps explains nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a policy asks {QUESTIONS} different questions at most, with arguments of {ARGUMENT_BYTES} bytes at most")]
+pub struct TooManyQuestions;
 
 /// The request that all paths share.
 #[derive(Debug)]
@@ -89,98 +98,107 @@ impl HostState {
         &self.request_inputs
     }
 
-    fn identity<T>(&mut self, name: &'static str, pick: impl Fn(&Identity) -> T, empty: T) -> T
+    fn identity<T>(&mut self, name: &'static str, pick: impl Fn(&Identity) -> T, empty: T) -> wasmtime::Result<T>
     where
         T: serde::Serialize,
     {
         let answer = self.inquiry.as_ref().map_or(empty, |inquiry| pick(&inquiry.identity));
-        record(&mut self.request_inputs, name, None, &answer);
-        answer
+        record(&mut self.request_inputs, name, None, &answer)?;
+        Ok(answer)
     }
 
-    fn about<T>(&mut self, name: &'static str, pick: impl Fn(&Record) -> T, empty: T) -> T
+    fn about<T>(&mut self, name: &'static str, pick: impl Fn(&Record) -> T, empty: T) -> wasmtime::Result<T>
     where
         T: serde::Serialize,
     {
         let secret = self.subject.as_ref().and_then(|subject| subject.secret.as_deref());
         let answer = secret.map_or(empty, pick);
-        record(&mut self.subject_inputs, name, None, &answer);
-        answer
+        record(&mut self.subject_inputs, name, None, &answer)?;
+        Ok(answer)
     }
 }
 
 /// Keeps the first answer to each question; later ones are the same.
-fn record<T: serde::Serialize>(inputs: &mut Vec<InputRead>, name: &'static str, argument: Option<&str>, answer: &T) {
-    let known = |input: &InputRead| match argument {
-        None => input.name == name,
-        Some(argument) => input.name.strip_prefix(name).is_some_and(|rest| rest == format!("({argument})")),
-    };
-    if !inputs.iter().any(known) {
-        let name = argument.map_or(name.into(), |argument| format!("{name}({argument})").into());
-        inputs.push(InputRead { name, value: serde_json::to_value(answer).unwrap_or(Value::Null) });
+fn record<T: serde::Serialize>(
+    inputs: &mut Vec<InputRead>,
+    name: &'static str,
+    argument: Option<&str>,
+    answer: &T,
+) -> Result<(), TooManyQuestions> {
+    if argument.is_some_and(|argument| argument.len() > ARGUMENT_BYTES) {
+        return Err(TooManyQuestions);
     }
+    let name: Cow<'static, str> = argument.map_or(name.into(), |argument| format!("{name}({argument})").into());
+    if inputs.iter().any(|input| input.name == name) {
+        return Ok(());
+    }
+    if inputs.len() >= QUESTIONS {
+        return Err(TooManyQuestions);
+    }
+    inputs.push(InputRead { name, value: serde_json::to_value(answer).unwrap_or(Value::Null) });
+    Ok(())
 }
 
 impl types::Host for HostState {}
 
 impl portcullis::policy::principal::Host for HostState {
-    fn id(&mut self) -> String {
+    fn id(&mut self) -> wasmtime::Result<String> {
         self.identity("principal.id", |who| who.id.to_string(), String::new())
     }
 
-    fn kind(&mut self) -> String {
+    fn kind(&mut self) -> wasmtime::Result<String> {
         self.identity("principal.kind", |who| who.kind.as_str().to_owned(), String::new())
     }
 
-    fn tenant(&mut self) -> String {
+    fn tenant(&mut self) -> wasmtime::Result<String> {
         self.identity("principal.tenant", |who| who.tenant.to_string(), String::new())
     }
 
-    fn scopes(&mut self) -> Vec<String> {
+    fn scopes(&mut self) -> wasmtime::Result<Vec<String>> {
         self.identity("principal.scopes", |who| who.scopes.words().map(str::to_owned).collect(), Vec::new())
     }
 
-    fn groups(&mut self) -> Vec<String> {
+    fn groups(&mut self) -> wasmtime::Result<Vec<String>> {
         self.identity("principal.groups", |who| who.groups.clone(), Vec::new())
     }
 
-    fn claim(&mut self, pointer: String) -> Vec<Scalar> {
+    fn claim(&mut self, pointer: String) -> wasmtime::Result<Vec<Scalar>> {
         let claim = self.inquiry.as_ref().and_then(|inquiry| inquiry.identity.claims.pointer(&pointer)).cloned();
-        record(&mut self.request_inputs, "principal.claim", Some(&pointer), &claim);
-        claim.as_ref().map(scalars).unwrap_or_default()
+        record(&mut self.request_inputs, "principal.claim", Some(&pointer), &claim)?;
+        Ok(claim.as_ref().map(scalars).unwrap_or_default())
     }
 
-    fn authenticated_at(&mut self) -> Option<u64> {
+    fn authenticated_at(&mut self) -> wasmtime::Result<Option<u64>> {
         let pick = |who: &Identity| who.authenticated_at.map(Timestamp::unix_millis);
         self.identity("principal.authenticated-at", pick, None)
     }
 
-    fn authentication_methods(&mut self) -> Vec<String> {
+    fn authentication_methods(&mut self) -> wasmtime::Result<Vec<String>> {
         self.identity("principal.authentication-methods", |who| who.authentication_methods.clone(), Vec::new())
     }
 }
 
 impl portcullis::policy::context::Host for HostState {
-    fn now(&mut self) -> u64 {
+    fn now(&mut self) -> wasmtime::Result<u64> {
         let now = self.inquiry.as_ref().map_or(0, |inquiry| inquiry.context.now.unix_millis());
-        record(&mut self.request_inputs, "context.now", None, &now);
-        now
+        record(&mut self.request_inputs, "context.now", None, &now)?;
+        Ok(now)
     }
 
-    fn source_ip(&mut self) -> Option<String> {
+    fn source_ip(&mut self) -> wasmtime::Result<Option<String>> {
         let ip = self.inquiry.as_ref().and_then(|inquiry| inquiry.context.source_ip).map(|ip| ip.to_string());
-        record(&mut self.request_inputs, "context.source-ip", None, &ip);
-        ip
+        record(&mut self.request_inputs, "context.source-ip", None, &ip)?;
+        Ok(ip)
     }
 }
 
 impl portcullis::policy::secret::Host for HostState {
-    fn exists(&mut self) -> bool {
+    fn exists(&mut self) -> wasmtime::Result<bool> {
         let now = self.inquiry.as_ref().map_or(Timestamp::default(), |inquiry| inquiry.context.now);
         self.about("secret.exists", |secret| secret.head.is_live(now), false)
     }
 
-    fn secret_type(&mut self) -> Option<String> {
+    fn secret_type(&mut self) -> wasmtime::Result<Option<String>> {
         let pick = |secret: &Record| {
             let of_version = secret.version.as_ref().map(|version| version.secret_type);
             Some(of_version.unwrap_or(secret.head.secret_type).as_str().to_owned())
@@ -188,7 +206,7 @@ impl portcullis::policy::secret::Host for HostState {
         self.about("secret.secret-type", pick, None)
     }
 
-    fn version(&mut self) -> Option<u64> {
+    fn version(&mut self) -> wasmtime::Result<Option<u64>> {
         let pick = |secret: &Record| {
             let of_version = secret.version.as_ref().map(|version| version.version);
             u64::try_from(of_version.unwrap_or(secret.head.latest).get()).ok()
@@ -196,34 +214,34 @@ impl portcullis::policy::secret::Host for HostState {
         self.about("secret.version", pick, None)
     }
 
-    fn owner(&mut self) -> Option<String> {
+    fn owner(&mut self) -> wasmtime::Result<Option<String>> {
         self.about("secret.owner", |secret| secret.head.metadata.parse().owner, None)
     }
 
-    fn tags(&mut self) -> Vec<String> {
+    fn tags(&mut self) -> wasmtime::Result<Vec<String>> {
         self.about("secret.tags", |secret| secret.head.metadata.parse().tags, Vec::new())
     }
 
-    fn custom(&mut self, key: String) -> Option<String> {
+    fn custom(&mut self, key: String) -> wasmtime::Result<Option<String>> {
         let secret = self.subject.as_ref().and_then(|subject| subject.secret.as_deref());
         let answer = secret.and_then(|secret| secret.head.metadata.parse().custom.remove(&key));
-        record(&mut self.subject_inputs, "secret.custom", Some(&key), &answer);
-        answer
+        record(&mut self.subject_inputs, "secret.custom", Some(&key), &answer)?;
+        Ok(answer)
     }
 
-    fn created_by(&mut self) -> Option<String> {
+    fn created_by(&mut self) -> wasmtime::Result<Option<String>> {
         self.about("secret.created-by", |secret| Some(secret.head.created_by.clone()), None)
     }
 
-    fn created_at(&mut self) -> Option<u64> {
+    fn created_at(&mut self) -> wasmtime::Result<Option<u64>> {
         self.about("secret.created-at", |secret| Some(secret.head.created_at.unix_millis()), None)
     }
 
-    fn updated_at(&mut self) -> Option<u64> {
+    fn updated_at(&mut self) -> wasmtime::Result<Option<u64>> {
         self.about("secret.updated-at", |secret| Some(secret.head.updated_at.unix_millis()), None)
     }
 
-    fn expires_at(&mut self) -> Option<u64> {
+    fn expires_at(&mut self) -> wasmtime::Result<Option<u64>> {
         let pick = |secret: &Record| {
             let end = secret.version.as_ref().map_or(secret.head.expires_at, |version| version.expires_at);
             end.map(Timestamp::unix_millis)
@@ -231,19 +249,20 @@ impl portcullis::policy::secret::Host for HostState {
         self.about("secret.expires-at", pick, None)
     }
 
-    fn written_fields(&mut self) -> Vec<String> {
+    fn written_fields(&mut self) -> wasmtime::Result<Vec<String>> {
         let fields = self.subject.as_ref().map_or_else(Vec::new, |subject| subject.written_fields.to_vec());
-        record(&mut self.subject_inputs, "secret.written-fields", None, &json!(fields));
-        fields
+        record(&mut self.subject_inputs, "secret.written-fields", None, &json!(fields))?;
+        Ok(fields)
     }
 }
 
 impl portcullis::policy::diagnostics::Host for HostState {
-    fn note(&mut self, text: String) {
+    fn note(&mut self, text: String) -> wasmtime::Result<()> {
         if self.notes.len() < NOTES {
             let end = text.floor_char_boundary(NOTE_BYTES);
             self.notes.push(text.get(..end).unwrap_or_default().to_owned());
         }
+        Ok(())
     }
 }
 

@@ -1,10 +1,13 @@
 //! The one engine, the one constructor of stores, and all limits of a guest.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store};
 
-use super::host::HostState;
+use super::{host::HostState, manifest::MODULES};
 
 /// How often the epoch advances: the grain of every deadline.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -12,46 +15,38 @@ pub const TICK: Duration = Duration::from_millis(1);
 const HOSTCALL_BYTES: usize = 256 * 1024;
 /// Bytes that `configure` may make the host copy: problems of long settings are long.
 const CONFIGURE_HOSTCALL_BYTES: usize = 4 * 1024 * 1024;
-/// How long `configure` may take.
-const CONFIGURE_DEADLINE: Duration = Duration::from_secs(20);
 /// The most memory that a manifest may grant one guest.
 pub const MOST_MEMORY: usize = 512 * 1024 * 1024;
-const INSTANCES: usize = 64;
-const TABLES: usize = 32;
-const MEMORIES: usize = 16;
+/// Core instances of one guest: its own, those that adapt it to the contract, a language's shared libraries.
+const INSTANCES: u32 = 64;
+/// Tables of one guest: its own, and that of the adapters.
+const TABLES: u32 = 4;
+/// Memories of one guest. With one there is nothing to add up: its size is what the guest has.
+const MEMORIES: u32 = 1;
 const TABLE_ELEMENTS: usize = 100_000;
-/// Guests that may be alive at once, over all requests.
-const POOL: u32 = 256;
+/// The fewest and the most guests that may be alive at once, over all requests. Each reserves 4 GiB of addresses, which
+/// cost nothing until they are used, and of which a process has 128 TiB.
+const FEWEST_GUESTS: u32 = 256;
+const MOST_GUESTS: u32 = 4_096;
 
 /// What one guest may use. The store asks it before each growth.
 #[derive(Debug, Clone)]
 pub struct GuestLimits {
-    /// Wall-clock time of one call.
+    /// Wall-clock time of one call of `evaluate`.
     pub deadline: Duration,
-    /// Linear memory, in bytes, all memories together.
+    /// Wall-clock time of `configure`.
+    pub configure_deadline: Duration,
+    /// Linear memory, in bytes.
     pub memory: usize,
-    used: usize,
-    /// Whether a growth was refused.
+    /// Whether a growth was refused since this was last reset.
     pub exhausted: bool,
 }
 
-impl GuestLimits {
-    /// Limits of which nothing is used yet.
-    #[must_use]
-    pub const fn new(deadline: Duration, memory: usize) -> Self {
-        Self { deadline, memory, used: 0, exhausted: false }
-    }
-}
-
 impl ResourceLimiter for GuestLimits {
-    fn memory_growing(&mut self, current: usize, desired: usize, _most: Option<usize>) -> wasmtime::Result<bool> {
-        let wanted = self.used.saturating_add(desired.saturating_sub(current));
-        if wanted > self.memory {
-            self.exhausted = true;
-            return Ok(false);
-        }
-        self.used = wanted;
-        Ok(true)
+    fn memory_growing(&mut self, _current: usize, desired: usize, _most: Option<usize>) -> wasmtime::Result<bool> {
+        let granted = desired <= self.memory;
+        self.exhausted |= !granted;
+        Ok(granted)
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _most: Option<usize>) -> wasmtime::Result<bool> {
@@ -61,15 +56,15 @@ impl ResourceLimiter for GuestLimits {
     }
 
     fn instances(&self) -> usize {
-        INSTANCES
+        INSTANCES as usize
     }
 
     fn tables(&self) -> usize {
-        TABLES
+        TABLES as usize
     }
 
     fn memories(&self) -> usize {
-        MEMORIES
+        MEMORIES as usize
     }
 }
 
@@ -93,7 +88,8 @@ pub fn new_store(engine: &Engine, state: HostState, purpose: Use) -> Store<HostS
             store.set_hostcall_fuel(HOSTCALL_BYTES);
         }
         Use::Configure => {
-            store.set_epoch_deadline(ticks(CONFIGURE_DEADLINE));
+            let deadline = store.data().limits.configure_deadline;
+            store.set_epoch_deadline(ticks(deadline));
             store.set_hostcall_fuel(CONFIGURE_HOSTCALL_BYTES);
         }
     }
@@ -116,14 +112,26 @@ pub fn engine() -> wasmtime::Result<Engine> {
         Engine::new(&config(false))
     })?;
     let weak = engine.weak();
-    std::thread::Builder::new().name("policy-epoch".into()).spawn(move || {
+    thread::Builder::new().name("policy-epoch".into()).spawn(move || {
+        let (start, mut ticked) = (Instant::now(), 0);
         while let Some(engine) = weak.upgrade() {
-            engine.increment_epoch();
+            // By the clock, not by the number of sleeps: those always last longer, and more so on a busy machine.
+            let due = start.elapsed().as_millis() / TICK.as_millis();
+            (ticked..due).for_each(|_| engine.increment_epoch());
+            ticked = due;
             drop(engine);
-            std::thread::sleep(TICK);
+            thread::sleep(TICK);
         }
     })?;
     Ok(engine)
+}
+
+/// Guests that may be alive at once. A session never waits, so there are no more of them than threads, and each holds
+/// one guest of each module at most.
+fn pool_size() -> u32 {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let guests = u32::try_from(threads.saturating_mul(MODULES)).unwrap_or(u32::MAX);
+    guests.clamp(FEWEST_GUESTS, MOST_GUESTS)
 }
 
 fn config(pooled: bool) -> Config {
@@ -139,14 +147,17 @@ fn config(pooled: bool) -> Config {
         .memory_init_cow(true)
         .wasm_backtrace_max_frames(None);
     if pooled {
+        let guests = pool_size();
         let mut pool = PoolingAllocationConfig::new();
-        pool.total_component_instances(POOL)
-            .total_core_instances(POOL * 4)
-            .total_memories(POOL)
-            .total_tables(POOL * 4)
+        // INVARIANT: what a store's limits allow to each guest is there for all of them.
+        pool.total_component_instances(guests)
+            .total_core_instances(guests * INSTANCES)
+            .total_memories(guests * MEMORIES)
+            .total_tables(guests * TABLES)
+            .max_tables_per_module(TABLES)
             .max_memory_size(MOST_MEMORY)
             .table_elements(TABLE_ELEMENTS)
-            .max_unused_warm_slots(POOL);
+            .max_unused_warm_slots(guests);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config

@@ -12,7 +12,10 @@ pub const FILE: &str = "policies.toml";
 const DEADLINE: Duration = Duration::from_millis(20);
 const LONGEST_DEADLINE: Duration = Duration::from_secs(10);
 const MEMORY: usize = 16 * 1024 * 1024;
-const MODULES: usize = 64;
+const CONFIGURE_DEADLINE: Duration = Duration::from_secs(20);
+const LONGEST_CONFIGURE_DEADLINE: Duration = Duration::from_mins(5);
+/// Most modules of a manifest.
+pub const MODULES: usize = 64;
 
 /// Whether a module's answers count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -45,6 +48,8 @@ pub struct Entry {
     pub paths: Vec<PathPattern>,
     /// Wall-clock time of one call.
     pub deadline: Duration,
+    /// Wall-clock time of reading the settings, once, at load.
+    pub configure_deadline: Duration,
     /// Linear memory, in bytes.
     pub memory: usize,
 }
@@ -67,6 +72,7 @@ struct WrittenEntry {
     actions: Option<Vec<String>>,
     paths: Option<Vec<String>>,
     deadline: Option<String>,
+    configure_deadline: Option<String>,
     memory: Option<String>,
 }
 
@@ -120,7 +126,10 @@ impl WrittenEntry {
         let mut keep = |field: &str, problem: String| problems.push(format!("{field}: {problem}"));
         let actions = actions(self.actions).map_err(|problem| keep("actions", problem)).unwrap_or_default();
         let paths = paths(self.paths).map_err(|problem| keep("paths", problem)).unwrap_or_default();
-        let deadline = deadline(self.deadline).map_err(|problem| keep("deadline", problem)).unwrap_or_default();
+        let deadline = within(self.deadline, DEADLINE, LONGEST_DEADLINE);
+        let deadline = deadline.map_err(|problem| keep("deadline", problem)).unwrap_or_default();
+        let configuring = within(self.configure_deadline, CONFIGURE_DEADLINE, LONGEST_CONFIGURE_DEADLINE);
+        let configure_deadline = configuring.map_err(|problem| keep("configure_deadline", problem)).unwrap_or_default();
         let memory = memory(self.memory).map_err(|problem| keep("memory", problem)).unwrap_or_default();
         if !problems.is_empty() {
             return Err(problems);
@@ -134,6 +143,7 @@ impl WrittenEntry {
             actions,
             paths,
             deadline,
+            configure_deadline,
             memory,
         })
     }
@@ -168,11 +178,11 @@ fn paths(patterns: Option<Vec<String>>) -> Result<Vec<PathPattern>, String> {
     patterns.iter().map(parse).collect()
 }
 
-fn deadline(text: Option<String>) -> Result<Duration, String> {
-    let Some(text) = text else { return Ok(DEADLINE) };
+fn within(text: Option<String>, default: Duration, longest: Duration) -> Result<Duration, String> {
+    let Some(text) = text else { return Ok(default) };
     match text.parse::<Span>() {
-        Ok(Span(deadline)) if deadline <= LONGEST_DEADLINE => Ok(deadline),
-        _ => Err("1ms to 10s are wanted, such as 20ms".to_owned()),
+        Ok(Span(deadline)) if deadline <= longest => Ok(deadline),
+        _ => Err(format!("1ms to {}s are wanted, such as {}ms", longest.as_secs(), default.as_millis())),
     }
 }
 
@@ -222,11 +232,12 @@ mod tests {
             actions = ["fly"]
             paths = ["a//b"]
             deadline = "11s"
+            configure_deadline = "301s"
             memory = "1GiB"
             "#,
         )
         .unwrap_err();
-        for field in ["name", "module", "sha256", "actions", "paths", "deadline", "memory"] {
+        for field in ["name", "module", "sha256", "actions", "paths", "deadline", "configure_deadline", "memory"] {
             assert!(problems.iter().any(|p| p.contains(&format!(": {field}:"))), "{field}: {problems:#?}");
         }
     }

@@ -109,7 +109,7 @@ impl<'s> Session<'s> {
             if enforced {
                 combination.add(module, answer);
             } else {
-                shadows.push((module, answer.map_or(Effect::Deny, |answer| answer.decision.effect)));
+                shadows.push((module, stance(answer)));
             }
         }
         let decision = combination.conclude(action);
@@ -255,6 +255,14 @@ fn oblige(filter: &mut FieldFilter, obligations: Vec<Obligation>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// What would follow from a shadow module's answer: a failure or an unknown critical duty is a denial.
+fn stance(answer: Result<Answer, Failure>) -> Effect {
+    let Ok(Answer { decision, .. }) = answer else { return Effect::Deny };
+    let refused =
+        decision.effect == Effect::Allow && oblige(&mut FieldFilter::default(), decision.obligations).is_err();
+    if refused { Effect::Deny } else { decision.effect }
 }
 
 fn outcome_of(answer: &Result<Answer, Failure>) -> &'static str {

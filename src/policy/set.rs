@@ -120,7 +120,12 @@ impl Module {
         };
         let settings_digest = hex(&Sha256::digest(&settings));
         let settings = String::from_utf8(settings).map_err(|_| Unfit::from("its settings are not UTF-8".to_owned()))?;
-        let limits = GuestLimits::new(entry.deadline, entry.memory);
+        let limits = GuestLimits {
+            deadline: entry.deadline,
+            configure_deadline: entry.configure_deadline,
+            memory: entry.memory,
+            exhausted: false,
+        };
         let template = Template::prepare(engine, &bytes, &settings, limits).map_err(|Unfit(problems)| {
             Unfit(problems.iter().map(|problem| format!("{}: {problem}", entry.module)).collect())
         })?;

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Account, Caller, Fault, Vault};
+use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, within};
 use crate::{
     audit::{self, Event},
     domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
     policy::{PolicySet, Subject},
-    store::ListScan,
+    store::{ListScan, StoreError},
 };
 
 /// How many entries are looked up, decided and recorded at a time.
@@ -85,7 +85,8 @@ impl Vault {
     ///
     /// [`Fault`], recorded.
     pub async fn metadata(&self, caller: &Caller, path: SecretPath) -> Result<Head, Fault> {
-        let record = self.describe(caller, path, |record| live(record, caller.context.now)).await?;
+        let found = self.look_up_one(&caller.principal.tenant, &path, None).await?;
+        let record = self.describe(caller, path, found, |record| live(record, caller.context.now)).await?;
         Ok(record.head.clone())
     }
 
@@ -98,24 +99,33 @@ impl Vault {
         let undeleted = |record: Option<Arc<Record>>| {
             record.filter(|record| record.head.deleted.is_none()).ok_or(Fault::SecretNotFound)
         };
-        self.describe(caller, path.clone(), undeleted).await?;
-        let found = self.store.versions(&caller.principal.tenant, &path).await?;
-        found.map(|(_, versions)| versions).ok_or(Fault::SecretNotFound)
+        let tenant = &caller.principal.tenant;
+        let (found, versions) = match within(DEADLINE, self.store.versions(tenant, &path)).await {
+            Ok(Some((head, versions))) => {
+                let newest = versions.first().cloned();
+                (Ok(Some(Arc::new(Record { head, version: newest }))), versions)
+            }
+            Ok(None) => (Ok(None), Vec::new()),
+            Err(StoreError::Damaged(what)) => (Err(self.damaged(tenant, &path, what)), Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        self.describe(caller, path, found, undeleted).await?;
+        Ok(versions)
     }
 
     async fn describe(
         &self,
         caller: &Caller,
         path: SecretPath,
+        found: LookUp,
         present: impl FnOnce(Option<Arc<Record>>) -> Result<Arc<Record>, Fault>,
     ) -> Result<Arc<Record>, Fault> {
         let set = self.policies.current();
-        let record = self.look_up(&caller.principal.tenant, &[(path.clone(), None)]).await?.pop().flatten();
-        let subject = Subject { secret: record.clone(), ..Subject::unknown(path.clone()) };
+        let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
         let (decision, inputs) = Self::decide_one(caller, &set, Action::List, &subject);
         let outcome = match &decision.verdict {
             Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-            Verdict::Allow(_) => present(record),
+            Verdict::Allow(_) => found.and_then(present),
         };
         let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
         self.record(caller, &set, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
@@ -199,12 +209,12 @@ impl Vault {
             .collect();
         let inputs = {
             let mut session = set.session(Self::inquiry(caller));
-            for (path, record) in paths.iter().zip(records) {
-                let subject = Subject { secret: record.clone(), ..Subject::unknown(path.clone()) };
+            for (path, found) in paths.iter().zip(records) {
+                let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
                 let decision = session.decide(Action::List, &subject);
                 let outcome = match &decision.verdict {
                     Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-                    Verdict::Allow(_) => live(record, caller.context.now),
+                    Verdict::Allow(_) => found.and_then(|record| live(record, caller.context.now)),
                 };
                 let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
                 events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
@@ -233,7 +243,8 @@ impl Vault {
                     return Ok((walk.shown, walk.after));
                 }
                 let scan = ListScan { prefix: prefix.clone(), after: walk.after.clone(), limit: CHUNK };
-                let heads = self.store.list(&caller.principal.tenant, &scan, caller.context.now).await?;
+                let listing = self.store.list(&caller.principal.tenant, &scan, caller.context.now);
+                let heads = within(DEADLINE, listing).await?;
                 let exhausted = heads.len() < CHUNK as usize;
                 if self.sift(caller, set, heads, &mut walk).await? {
                     return Ok((walk.shown, walk.after));

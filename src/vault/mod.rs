@@ -22,12 +22,12 @@ use crate::{
         TenantId, Version,
     },
     policy::{Inquiry, Policies, PolicySet, Subject},
-    store::{SecretStore, StoreError},
+    store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
     telemetry::Metrics,
 };
 
-/// How long an answer waits for its audit event to be durable.
-const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a request waits for the store: for what it reads, for its change, for its audit event to be durable.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The vault. One of it serves all requests.
 pub struct Vault {
@@ -171,8 +171,7 @@ impl Vault {
     ///
     /// What is wrong with it, for the log.
     pub async fn ready(&self) -> Result<(), StoreError> {
-        let probe = tokio::time::timeout(AUDIT_DEADLINE, self.store.ready());
-        probe.await.unwrap_or(Err(StoreError::Closed))
+        within(DEADLINE, self.store.ready()).await
     }
 
     /// Records a request that was refused before it reached the vault's other calls.
@@ -220,31 +219,40 @@ impl Vault {
 
     async fn append(&self, row: AuditRow) -> Result<(), Fault> {
         let timer = std::time::Instant::now();
-        let appended = tokio::time::timeout(AUDIT_DEADLINE, self.store.append(row)).await;
-        self.metrics.audit_commit(timer.elapsed(), matches!(appended, Ok(Ok(_))));
-        match appended {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the audit log cannot be written: nothing is released");
-                Err(Fault::Unavailable)
-            }
-            Err(_) => {
-                tracing::error!("the audit log did not answer in time: nothing is released");
-                Err(Fault::Unavailable)
-            }
-        }
+        let appended = within(DEADLINE, self.store.append(row)).await;
+        self.metrics.audit_commit(timer.elapsed(), appended.is_ok());
+        appended.map(drop).map_err(|error| {
+            tracing::error!(%error, "the audit log cannot be written: nothing is released");
+            Fault::Unavailable
+        })
     }
 
     /// Looks secrets up: one statement, one snapshot.
-    async fn look_up(
+    async fn look_up(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> Result<Vec<LookUp>, Fault> {
+        let timer = std::time::Instant::now();
+        let found = within(DEADLINE, self.store.get_many(tenant, wanted)).await;
+        self.metrics.store_read(timer.elapsed());
+        let whole = |(stored, (path, _)): (Stored, &(SecretPath, _))| match stored {
+            Ok(record) => Ok(record.map(Arc::new)),
+            Err(DamagedRow(what)) => Err(self.damaged(tenant, path, what)),
+        };
+        Ok(found?.into_iter().zip(wanted).map(whole).collect())
+    }
+
+    async fn look_up_one(
         &self,
         tenant: &TenantId,
-        wanted: &[(SecretPath, Option<Version>)],
-    ) -> Result<Vec<Option<Arc<Record>>>, Fault> {
-        let timer = std::time::Instant::now();
-        let found = self.store.get_many(tenant, wanted).await;
-        self.metrics.store_read(timer.elapsed());
-        Ok(found?.into_iter().map(|record| record.map(Arc::new)).collect())
+        path: &SecretPath,
+        version: Option<Version>,
+    ) -> Result<LookUp, Fault> {
+        Ok(self.look_up(tenant, &[(path.clone(), version)]).await?.pop().unwrap_or(Ok(None)))
+    }
+
+    /// What is stored of a secret is not what was written.
+    fn damaged(&self, tenant: &TenantId, path: &SecretPath, what: &str) -> Fault {
+        self.metrics.unreadable_record();
+        tracing::error!(%tenant, %path, what, "ALARM: a stored record is damaged");
+        Fault::Unreadable
     }
 
     fn inquiry(caller: &Caller) -> Inquiry {
@@ -261,6 +269,14 @@ impl Vault {
     fn elapsed(&self, context: &RequestContext) -> Duration {
         self.clock.now().since(context.now)
     }
+}
+
+/// What was found at a path: a record, nothing, or [`Fault::Unreadable`].
+type LookUp = Result<Option<Arc<Record>>, Fault>;
+
+/// Waits for the store, but not forever.
+async fn within<T>(deadline: Duration, work: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+    tokio::time::timeout(deadline, work).await.unwrap_or(Err(StoreError::Late))
 }
 
 /// What there is to record of a request.

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::value::RawValue;
 
-use super::{Account, Caller, Fault, Vault};
+use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, within};
 use crate::{
     audit::{self, Event},
     domain::{
-        Action, Decision, Denial, DenialCode, FieldFilter, InputRead, Metadata, MetadataText, Record, SecretPath,
-        SecretType, SecretValue, Timestamp, Verdict, Version,
+        Action, Decision, Denial, DenialCode, FieldFilter, InputRead, Metadata, MetadataText, SecretPath, SecretType,
+        SecretValue, Timestamp, Verdict, Version,
     },
     policy::{PolicySet, Subject},
-    store::{Change, ChangeRequest, Committed, EditMetadata, Put, Refusal, Seal, StoreError, Witness},
+    store::{Change, ChangeRequest, Committed, EditMetadata, Put, Refusal, Seal, Witness},
 };
 
 /// A new version of a secret.
@@ -40,7 +40,8 @@ struct Permitted {
     decision: Decision,
     inputs: Vec<InputRead>,
     filter: FieldFilter,
-    record: Option<Arc<Record>>,
+    /// What was looked up for the policies or for a rollback.
+    record: LookUp,
 }
 
 impl Vault {
@@ -173,12 +174,9 @@ impl Vault {
     ) -> Result<Permitted, Fault> {
         let set = self.policies.current();
         let needed = set.sees_secrets() || version.is_some();
-        let record = if needed {
-            self.look_up(&caller.principal.tenant, &[(path.clone(), version)]).await?.pop().flatten()
-        } else {
-            None
-        };
-        let subject = Subject { path: path.clone(), secret: record.clone(), written_fields };
+        let record = if needed { self.look_up_one(&caller.principal.tenant, path, version).await? } else { Ok(None) };
+        let secret = record.clone().unwrap_or_default();
+        let subject = Subject { path: path.clone(), secret, written_fields };
         let (decision, inputs) = Self::decide_one(caller, &set, action, &subject);
         match decision.verdict.clone() {
             Verdict::Allow(filter) => Ok(Permitted { set, action, decision, inputs, filter, record }),
@@ -233,14 +231,14 @@ impl Vault {
             change,
             witness: self.witness(caller, path, permitted),
         };
-        let outcome = self.store.commit(request).await;
+        let outcome = within(DEADLINE, self.store.commit(request)).await;
         self.metrics.store_write(timer.elapsed());
-        outcome
-            .map_err(|error| match error {
-                StoreError::Unsealable => Fault::Unavailable,
-                other => other.into(),
-            })?
-            .map_err(Fault::from)
+        outcome?.map_err(|refusal| {
+            if refusal == Refusal::Damaged {
+                self.metrics.unreadable_record();
+            }
+            refusal.into()
+        })
     }
 
     fn witness(self: &Arc<Self>, caller: &Caller, path: SecretPath, permitted: Permitted) -> Witness {
@@ -268,10 +266,10 @@ impl Vault {
     fn old_value(
         &self,
         caller: &Caller,
-        record: Option<Arc<Record>>,
+        record: LookUp,
         version: Version,
     ) -> Result<(SecretValue, Vec<String>, SecretType), Fault> {
-        let (record, _) = super::reading::readable(record, Some(version), caller.context.now)?;
+        let (record, _) = super::reading::readable(record?, Some(version), caller.context.now)?;
         let old = record.version.as_ref().ok_or(Fault::VersionNotFound)?;
         let sealed = old.sealed.as_ref().ok_or(Fault::Unreadable)?;
         let value = self.reveal(&caller.principal.tenant, &record.head.path, version, sealed)?;
@@ -296,6 +294,7 @@ impl From<Refusal> for Fault {
             Refusal::VersionsExhausted => Self::VersionConflict(i64::from(i32::MAX)),
             Refusal::Deleted => Self::SecretExists,
             Refusal::MetadataTooLarge => Self::MetadataTooLarge,
+            Refusal::Damaged => Self::Unreadable,
         }
     }
 }

@@ -11,8 +11,14 @@
 mod audit;
 mod batch;
 mod cli;
+mod combining;
+mod guests;
+mod hostile_policies;
 mod identity;
+mod postgres;
 mod reference;
 mod secrets;
+mod store;
 mod support;
 mod system;
+mod tidy;

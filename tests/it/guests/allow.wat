@@ -1,0 +1,2 @@
+;; Allows everything.
+(func $misbehave (result i32) (call $allow))

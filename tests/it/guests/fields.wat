@@ -1,0 +1,27 @@
+;; Allows, with a duty about fields that the settings give: the text of the settings up to `:` is its kind, the rest
+;; its only argument, as in `only-fields:user`.
+(global $colon (mut i32) (i32.const 0))
+(global $end (mut i32) (i32.const 0))
+(global $text (mut i32) (i32.const 0))
+(func (export "configure") (param $at i32) (param $length i32) (result i32) (local $i i32)
+  (global.set $text (local.get $at))
+  (global.set $end (i32.add (local.get $at) (local.get $length)))
+  (local.set $i (local.get $at))
+  (loop $seek
+    (if (i32.ne (i32.load8_u (local.get $i)) (i32.const 58)) (then
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br $seek))))
+  (global.set $colon (local.get $i))
+  (i32.const 64))
+(func $misbehave (result i32)
+  (drop (call $allow))
+  (i32.store (i32.const 2048) (global.get $text))
+  (i32.store (i32.const 2052) (i32.sub (global.get $colon) (global.get $text)))
+  (i32.store (i32.const 2056) (i32.const 3072))
+  (i32.store (i32.const 2060) (i32.const 1))
+  (i32.store8 (i32.const 2064) (i32.const 1))
+  (i32.store (i32.const 3072) (i32.add (global.get $colon) (i32.const 1)))
+  (i32.store (i32.const 3076) (i32.sub (global.get $end) (i32.add (global.get $colon) (i32.const 1))))
+  (i32.store (i32.const 1056) (i32.const 2048))
+  (i32.store (i32.const 1060) (i32.const 1))
+  (i32.const 1024))

@@ -1,0 +1,7 @@
+;; refused: settings: and 19900 more problems
+(memory (export "memory") 8)
+(func (export "configure") (param i32 i32) (result i32)
+  (i32.store8 (i32.const 64) (i32.const 1))
+  (i32.store (i32.const 68) (i32.const 65536))
+  (i32.store (i32.const 72) (i32.const 20000))
+  (i32.const 64))

@@ -1,0 +1,2 @@
+;; refused: exceeds
+(memory (export "memory") 65536)

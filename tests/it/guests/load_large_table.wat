@@ -1,0 +1,2 @@
+;; refused: table
+(table 200000 funcref)

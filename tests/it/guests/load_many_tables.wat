@@ -1,0 +1,2 @@
+;; refused: tables
+(table 1 funcref) (table 1 funcref) (table 1 funcref) (table 1 funcref) (table 1 funcref)

@@ -1,0 +1,11 @@
+;; refused: settings: the first thing is wrong | settings: and the second
+(data (i32.const 256) "the first thing is wrongand the second")
+(func (export "configure") (param i32 i32) (result i32)
+  (i32.store8 (i32.const 64) (i32.const 1))
+  (i32.store (i32.const 68) (i32.const 512))
+  (i32.store (i32.const 72) (i32.const 2))
+  (i32.store (i32.const 512) (i32.const 256))
+  (i32.store (i32.const 516) (i32.const 24))
+  (i32.store (i32.const 520) (i32.const 280))
+  (i32.store (i32.const 524) (i32.const 14))
+  (i32.const 64))

@@ -1,0 +1,3 @@
+;; refused: it cannot be instantiated
+(func $start (loop $l (br $l)))
+(start $start)

@@ -1,0 +1,6 @@
+;; outcome: deadline. Once configured, never finds room for the host's strings.
+(global $configured (mut i32) (i32.const 0))
+(func (export "configure") (param i32 i32) (result i32) (global.set $configured (i32.const 1)) (i32.const 64))
+(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+  (loop $l (br_if $l (global.get $configured)))
+  (i32.const 8192))

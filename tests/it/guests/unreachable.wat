@@ -1,0 +1,2 @@
+;; outcome: trap
+(func $misbehave (result i32) (unreachable))
