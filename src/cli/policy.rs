@@ -129,11 +129,11 @@ fn check(directory: &Path) -> CommandResult {
 }
 
 fn eval(args: &EvalArgs) -> CommandResult {
-    let policies = Policies::load(args.policies.clone(), SystemClock.now())?;
     let now = args.time.as_deref().map(str::parse).transpose()?.unwrap_or_else(|| SystemClock.now());
     let action = Action::parse(&args.action).ok_or("the action must be read, write, delete, list or admin")?;
     let subject = subject(args, now)?;
     let inquiry = inquiry(args, now)?;
+    let policies = Policies::load(args.policies.clone(), SystemClock.now())?;
     let set = policies.current();
     let mut session = set.session(inquiry);
     let (decision, modules) = session.explain(action, &subject);

@@ -26,6 +26,9 @@ fn text<'a>(entry: &'a Value, field: &str) -> &'a str {
     entry[field].as_str().unwrap_or_default()
 }
 
+/// Who asks, what, with which body, and the one event that it leaves: action, path, code.
+type Row<'a> = (&'a Client, Method, &'a str, Value, &'a str, Option<&'a str>, &'a str);
+
 #[tokio::test]
 async fn every_decision_leaves_an_event_and_every_refusal_too() {
     let server = sample_server().await;
@@ -33,8 +36,7 @@ async fn every_decision_leaves_an_event_and_every_refusal_too() {
     let unscoped = server.client_with_token(server.token_with("sa:reader", "default", &[], &[]));
     let nobody = server.client_with_token("guess".to_owned());
     let some = json!({"data": {"v": "canary"}});
-    // In this order: who, what, and the one event that it leaves: action, path, code.
-    let table: Vec<(&Client, Method, &str, Value, &str, Option<&str>, &str)> = vec![
+    let table: Vec<Row<'_>> = vec![
         (&root, Method::PUT, "/v1/secrets/open/a", some.clone(), "write", Some("open/a"), "ok"),
         (&root, Method::GET, "/v1/secrets/open/a", json!({}), "read", Some("open/a"), "ok"),
         (&root, Method::GET, "/v1/secrets/open/none", json!({}), "read", Some("open/none"), "secret_not_found"),
@@ -177,6 +179,25 @@ async fn every_decision_leaves_an_event_and_every_refusal_too() {
     assert!(!log.contains("canary") && !log.contains(&root.token) && !log.contains("guess"), "no value, no token");
 }
 
+/// A filter of the query, and what it is to let through.
+type Filter<'a> = (String, Box<dyn Fn(&Value) -> bool + 'a>);
+
+/// Collects the log page by page. No page is empty, and none is longer than asked for.
+async fn paged(auditor: &Client, limit: usize, query: &str) -> Vec<Value> {
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let target = format!("/v1/audit/logs?limit={limit}{query}{cursor}");
+        let (status, page) = auditor.get(&target).await.json().await;
+        assert_eq!(status, 200, "{page}");
+        assert_eq!(page["has_more"].as_bool().unwrap(), page["cursor"].is_string());
+        let entries = page["logs"].as_array().unwrap();
+        assert!(entries.len() <= limit && !entries.is_empty(), "limit {limit}: {page}");
+        found.extend(entries.clone());
+        let Some(next) = page["cursor"].as_str() else { return found };
+        cursor = format!("&cursor={next}");
+    }
+}
+
 #[tokio::test]
 async fn the_log_is_filtered_and_paged_and_each_tenants_own() {
     let server = sample_server().await;
@@ -204,7 +225,7 @@ async fn the_log_is_filtered_and_paged_and_each_tenants_own() {
     let middle = text(&all[6], "timestamp").to_owned();
     let (by_root, by_far) =
         (|e: &Value| text(e, "identity_id") == "user:root", |e: &Value| text(e, "source_ip") == "127.0.0.2");
-    let filters: Vec<(String, Box<dyn Fn(&Value) -> bool>)> = vec![
+    let filters: Vec<Filter<'_>> = vec![
         (format!("from={middle}"), Box::new(|e| text(e, "timestamp") >= middle.as_str())),
         (format!("to={middle}"), Box::new(|e| text(e, "timestamp") < middle.as_str())),
         (
@@ -247,20 +268,12 @@ async fn the_log_is_filtered_and_paged_and_each_tenants_own() {
     let seen: Vec<_> = all.iter().filter(|entry| entry["tenant_id"] == "default").cloned().collect();
     assert_eq!(seen.len(), 12, "what belongs to no tenant is for administrators");
     for (limit, query) in [(1, ""), (2, ""), (3, ""), (5, "&success=true"), (12, ""), (1_000, "")] {
-        let (mut found, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let (status, page) =
-                auditor.get(&format!("/v1/audit/logs?limit={limit}{query}{cursor}")).await.json().await;
-            assert_eq!(status, 200, "{page}");
-            assert_eq!(page["has_more"].as_bool().unwrap(), page["cursor"].is_string());
-            let entries = page["logs"].as_array().unwrap();
-            assert!(entries.len() <= limit && !entries.is_empty(), "limit {limit}: {page}");
-            found.extend(entries.clone());
-            let Some(next) = page["cursor"].as_str() else { break };
-            cursor = format!("&cursor={next}");
-        }
         let wanted = |entry: &&Value| query.is_empty() || entry["success"] == json!(true);
-        assert_eq!(found, seen.iter().filter(wanted).cloned().collect::<Vec<_>>(), "limit {limit}{query}");
+        assert_eq!(
+            paged(&auditor, limit, query).await,
+            seen.iter().filter(wanted).cloned().collect::<Vec<_>>(),
+            "limit {limit}{query}"
+        );
     }
     let (_, page) = auditor.get("/v1/audit/logs?limit=1").await.json().await;
     let cursor = page["cursor"].as_str().unwrap();

@@ -150,17 +150,17 @@ fn issuers(directory: &Path) -> (String, EncodingKey) {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     fs::write(directory.join("idp.pem"), pair.public_key_pem()).unwrap();
     let config = format!(
-        "[[auth.issuers]]\nissuer = \"partner\"\naudience = [\"vault\"]\nalgorithm = \"HS256\"\nsecret_file = {:?}\n\
+        "[[auth.issuers]]\nissuer = \"partner\"\naudience = [\"vault\"]\nalgorithm = \"HS256\"\nsecret_file = '{}'\n\
          [[auth.issuers]]\nissuer = \"https://idp.test\"\naudience = [\"vault\", \"other\"]\nalgorithm = \"ES256\"\n\
-         public_key_file = {:?}\ntenant = \"acme\"\n",
-        directory.join("partner.key"),
-        directory.join("idp.pem"),
+         public_key_file = '{}'\ntenant = \"acme\"\n",
+        directory.join("partner.key").display(),
+        directory.join("idp.pem").display(),
     );
     (config, EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap())
 }
 
 /// The claims of a good token of `partner`, with some changed, or taken away where they are null.
-fn claims(changes: Value) -> Value {
+fn claims(changes: &Value) -> Value {
     let mut claims = json!({
         "iss": "partner", "aud": "vault", "sub": "user:root", "exp": now() + 600, "scope": "secrets:read secrets:write",
     });
@@ -179,8 +179,8 @@ async fn tokens_of_several_issuers_are_judged_by_their_own_rules() {
     let (config, idp) = issuers(directory.path());
     let server = TestServer::start(Options { config, ..Options::default() }).await;
     let partner = EncodingKey::from_secret(PARTNER_SECRET);
-    let by_partner = |changes| encode(&Header::new(Algorithm::HS256), &claims(changes), &partner).unwrap();
-    let by_idp = |changes| encode(&Header::new(Algorithm::ES256), &claims(changes), &idp).unwrap();
+    let by_partner = |changes: Value| encode(&Header::new(Algorithm::HS256), &claims(&changes), &partner).unwrap();
+    let by_idp = |changes: Value| encode(&Header::new(Algorithm::ES256), &claims(&changes), &idp).unwrap();
     let from_idp = json!({"iss": "https://idp.test", "tenant_id": "acme"});
 
     // Each issuer's tokens, side by side with the server's own.
@@ -217,7 +217,7 @@ async fn tokens_of_several_issuers_are_judged_by_their_own_rules() {
     let unsigned = format!("{}.{payload}.", base64_url(br#"{"alg":"none"}"#));
     let public_pem = fs::read(directory.path().join("idp.pem")).unwrap();
     let confused =
-        encode(&Header::new(Algorithm::HS256), &claims(from_idp), &EncodingKey::from_secret(&public_pem)).unwrap();
+        encode(&Header::new(Algorithm::HS256), &claims(&from_idp), &EncodingKey::from_secret(&public_pem)).unwrap();
     for (case, token, code) in [
         ("expired", by_partner(json!({"exp": now() - 60})), "token_expired"),
         ("without an end", by_partner(json!({"exp": null})), "token_invalid"),
@@ -244,7 +244,7 @@ async fn tokens_of_several_issuers_are_judged_by_their_own_rules() {
         ("another signature", format!("{head}.{payload}.{}", "A".repeat(signature.len())), "token_invalid"),
         (
             "another payload",
-            format!("{head}.{}.{signature}", base64_url(claims(json!({"sub": "user:eve"})).to_string().as_bytes())),
+            format!("{head}.{}.{signature}", base64_url(claims(&json!({"sub": "user:eve"})).to_string().as_bytes())),
             "token_invalid",
         ),
         ("two parts", format!("{head}.{payload}"), "token_invalid"),

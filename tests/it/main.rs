@@ -10,6 +10,7 @@
 
 mod audit;
 mod batch;
+mod cli;
 mod combining;
 mod guests;
 mod hostile_policies;
