@@ -8,8 +8,10 @@
     reason = "a test that meets what it does not expect must fail"
 )]
 
+mod faults;
 mod postgres;
 mod reference;
+mod servers;
 mod store;
 mod support;
 mod tidy;
