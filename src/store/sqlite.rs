@@ -218,7 +218,8 @@ impl Writer {
         };
         let mut transaction = self.connection.insert(connection).begin_with("BEGIN IMMEDIATE").await?;
         let mut replies = Vec::with_capacity(group.len());
-        for job in group {
+        // Whoever gave up while the transaction waited to begin was told that nothing was done.
+        for job in group.into_iter().filter(Job::is_awaited) {
             replies.push(perform(job, &mut transaction).await?);
         }
         transaction.commit().await?;

@@ -68,7 +68,7 @@ impl Cluster {
         if let Some((uid, gid)) = unprivileged() {
             std::os::unix::fs::chown(&directory, Some(uid), Some(gid)).unwrap();
         }
-        let cluster = Self { guard: guard(&directory, &programs), port: free_port(), directory, programs };
+        let cluster = Self { guard: guard(&directory), port: free_port(), directory, programs };
         cluster.init();
         cluster.resume();
         Some(cluster)
@@ -90,6 +90,15 @@ impl Cluster {
         let options = format!("-p {} -k {socket} -c listen_addresses=127.0.0.1 -c shared_buffers=16MB", self.port);
         let log = self.directory.join("log");
         self.control(&["start", "-w", "-l", log.to_str().unwrap(), "-o", &options]);
+    }
+
+    /// Stops all its processes in their tracks, or lets them go on: a server that neither answers nor hangs up.
+    pub fn freeze(&self, frozen: bool) {
+        let pid_file = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap();
+        let postmaster = pid_file.lines().next().unwrap();
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        Command::new("pkill").args([signal, "-P", postmaster]).status().unwrap();
+        Command::new("kill").args([signal, postmaster]).status().unwrap();
     }
 
     fn init(&self) {
@@ -127,13 +136,17 @@ impl Drop for Cluster {
     }
 }
 
-/// Waits until this process is gone, then cleans up.
-fn guard(directory: &Path, programs: &Path) -> Child {
-    let script = r#"read _; pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+fn guard(directory: &Path) -> Child {
+    let stop = r#"pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
         [ -n "$pid" ] && kill -QUIT "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
         rm -rf "$1""#;
+    at_exit(stop, directory)
+}
+
+/// Runs a script about a directory (its `$1`) when its input is closed: when this process is gone, or sooner.
+pub fn at_exit(script: &str, directory: &Path) -> Child {
     let mut command = Command::new("sh");
-    command.args(["-c", script, "guard"]).args([directory, programs]).current_dir("/");
+    command.args(["-c", &format!("read _; {script}"), "guard"]).arg(directory).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // A terminal's interrupt goes to the test process; the guard must outlive it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);

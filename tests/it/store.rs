@@ -819,7 +819,7 @@ async fn everything_is_there_after_reopening(mut bench: Bench) {
     for _ in 0..2 {
         bench.reopen().await;
         assert_eq!((bench.get("a", None).await, bench.get("b", None).await, bench.audited().await), before);
-        assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), [key.clone()]);
+        assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), std::slice::from_ref(&key));
         assert_eq!(bench.store().root_fingerprint(b"other").await.unwrap(), b"root");
     }
     assert!(bench.store().append(audit_row(b"y")).await.unwrap() > sequence);
