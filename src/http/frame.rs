@@ -277,3 +277,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
         parsed.map_err(|error| ApiError::new("invalid_path", format!("This is no secret path: {error}")))
     }
 }
+
+/// The address has no query. A call that takes none refuses one, as a body's unknown field is refused: whoever wrote
+/// `?expected_version=3` must not be told that it held.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.uri.query() {
+            None | Some("") => Ok(Self),
+            Some(_) => Err(ApiError::invalid("This call takes no query")),
+        }
+    }
+}

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::{Caller, Target},
+    frame::{Caller, NoQuery, Target},
     json::{JsonBody, reply},
     wire::{
         DeleteQuery, Deleted, Description, DestroyBody, Destroyed, ListBody, ListQuery, MetadataPatch, PutBody,
@@ -80,6 +80,7 @@ pub async fn put(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = JsonBody::read(request, MAX_PUT_BYTES).await?;
@@ -113,7 +114,12 @@ pub async fn delete(
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn restore(State(app): State<App>, caller: Caller, Target(path): Target) -> Result<Response, ApiError> {
+pub async fn restore(
+    State(app): State<App>,
+    caller: Caller,
+    Target(path): Target,
+    _: NoQuery,
+) -> Result<Response, ApiError> {
     let head = app.vault.restore(&caller.vault, path).await?.head;
     Ok(reply(&Description::from(head)))
 }
@@ -142,7 +148,12 @@ pub async fn list(
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn metadata(State(app): State<App>, caller: Caller, Target(path): Target) -> Result<Response, ApiError> {
+pub async fn metadata(
+    State(app): State<App>,
+    caller: Caller,
+    Target(path): Target,
+    _: NoQuery,
+) -> Result<Response, ApiError> {
     let head = app.vault.metadata(&caller.vault, path).await?;
     Ok(reply(&Description::from(head)))
 }
@@ -156,6 +167,7 @@ pub async fn patch_metadata(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let patch: MetadataPatch = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
@@ -173,7 +185,12 @@ pub async fn patch_metadata(
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Versions), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn versions(State(app): State<App>, caller: Caller, Target(path): Target) -> Result<Response, ApiError> {
+pub async fn versions(
+    State(app): State<App>,
+    caller: Caller,
+    Target(path): Target,
+    _: NoQuery,
+) -> Result<Response, ApiError> {
     let now = caller.vault.context.now;
     let versions = app.vault.versions(&caller.vault, path.clone()).await?;
     let versions = versions.into_iter().map(|record| VersionItem::at(record, now)).collect();
@@ -189,6 +206,7 @@ pub async fn rollback(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let body: RollbackBody = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
@@ -205,6 +223,7 @@ pub async fn destroy(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let body: DestroyBody = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::Caller,
+    frame::{Caller, NoQuery},
     json::reply,
 };
 use crate::{
@@ -98,7 +98,7 @@ pub struct PoliciesBody {
 /// Tells the bearer of a token what the server makes of it.
 #[utoipa::path(get, path = "/v1/auth/whoami", tag = "identity",
     responses((status = 200, body = WhoAmI), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn whoami(caller: Caller) -> Response {
+pub async fn whoami(caller: Caller, _: NoQuery) -> Response {
     let who = &caller.vault.principal;
     reply(&WhoAmI {
         identity_id: who.id.to_string(),
@@ -114,7 +114,7 @@ pub async fn whoami(caller: Caller) -> Response {
 /// Lists the policy modules in force.
 #[utoipa::path(get, path = "/v1/policies", tag = "policies",
     responses((status = 200, body = PoliciesBody), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn policies(State(app): State<App>, _: Caller) -> Response {
+pub async fn policies(State(app): State<App>, _: Caller, _: NoQuery) -> Response {
     let set = app.vault.policies().current();
     let describe = |module| describe(module, set.generation, set.loaded_at);
     reply(&PoliciesBody { policies: set.modules.iter().map(describe).collect() })
@@ -127,6 +127,7 @@ pub async fn policies(State(app): State<App>, _: Caller) -> Response {
 pub async fn policy(
     State(app): State<App>,
     _: Caller,
+    _: NoQuery,
     axum::extract::Path(name): axum::extract::Path<String>,
 ) -> Result<Response, ApiError> {
     let set = app.vault.policies().current();

@@ -3,5 +3,7 @@
 mod combining;
 mod guests;
 mod hostile_policies;
+mod paths;
+mod raw;
 mod reference;
 mod support;
