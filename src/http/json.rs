@@ -2,7 +2,7 @@
 //!
 //! No message here repeats a value from the body: parsers like to, and the value may be a secret.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, marker::PhantomData};
 
 use axum::{
     body::Body,
@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Bytes;
 use serde::{
     Deserialize, Deserializer, Serialize,
-    de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use zeroize::Zeroizing;
 
@@ -55,7 +55,8 @@ impl JsonBody {
     /// 400 that names the field.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         let mut deserializer = serde_json::Deserializer::from_slice(&self.0);
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let parsed = serde_path_to_error::deserialize(&mut deserializer);
+        parsed.map(|Object(body)| body).map_err(|error| {
             let text = error.inner().to_string();
             let field = error.path().to_string();
             ApiError::invalid(match (named(&text, "unknown field `"), named(&text, "missing field `")) {
@@ -67,6 +68,48 @@ impl JsonBody {
             })
         })
     }
+}
+
+/// A structure that is written as a JSON object. Derived readers also take an array of a structure's fields in their
+/// order, which no client means: this one does not.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields))
+    }
+}
+
+/// For a field that is a structure.
+///
+/// # Errors
+///
+/// For all but an object of the structure's fields.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Object::deserialize(deserializer).map(|Object(inner)| inner)
+}
+
+/// For a field that is a structure or `null`.
+///
+/// # Errors
+///
+/// For all but an object of the structure's fields, and `null`.
+pub fn object_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer).map(|inner| inner.map(|Object(inner)| inner))
 }
 
 /// Appends without leaving an unwiped copy behind, as a vector that grows by itself would.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::json::{object, object_or_null};
 use crate::domain::{Head, Metadata, MetadataText, SecretType, Timestamp, Version, VersionRecord, VersionState};
 
 /// A new version of a secret.
@@ -19,9 +20,10 @@ pub struct PutBody<'a> {
     /// `kv`, `json`, `certificate`, `ssh_key` or `api_key`; as before (or `kv`) where absent.
     pub secret_type: Option<String>,
     /// What may be known of it; as before where absent.
+    #[serde(default, deserialize_with = "object_or_null")]
     pub metadata: Option<MetadataBody>,
     /// How to write it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: PutOptions,
 }
 
@@ -379,7 +381,7 @@ pub struct BatchBody {
     /// 1 to 100 paths; a path given twice is one path.
     pub paths: Vec<String>,
     /// How to read them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: BatchOptionsBody,
 }
 
@@ -471,7 +473,7 @@ pub struct BatchMetadataBody {
     #[serde(default)]
     pub expand_wildcards: bool,
     /// How to page.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub options: PageOptions,
 }
 

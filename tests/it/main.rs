@@ -1,5 +1,7 @@
 //! The real server on port 0, over real sockets, on real stores.
 
+mod bodies;
+mod child;
 mod combining;
 mod guests;
 mod hostile_policies;
