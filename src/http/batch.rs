@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::Caller,
+    frame::{Caller, NoQuery},
     json::{JsonBody, reply},
     limits::Category,
     secrets::{page_limit, raw, version_of},
@@ -36,7 +36,7 @@ const MAX_PAGE: usize = 1_000;
 #[utoipa::path(post, path = "/v1/secrets/batch", tag = "batch", operation_id = "read_batch", request_body = BatchBody,
     responses((status = 200, body = BatchReply), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn read(State(app): State<App>, caller: Caller, request: Request) -> Result<Response, ApiError> {
+pub async fn read(State(app): State<App>, caller: Caller, _: NoQuery, request: Request) -> Result<Response, ApiError> {
     let body: BatchBody = JsonBody::read(request, MAX_BYTES).await?.parse()?;
     let names = distinct(&body.paths)?;
     let asked = asked(&names, &body)?;
@@ -59,7 +59,12 @@ pub async fn read(State(app): State<App>, caller: Caller, request: Request) -> R
 #[utoipa::path(post, path = "/v1/secrets/batch/metadata", tag = "batch", operation_id = "describe_batch", request_body = BatchMetadataBody,
     responses((status = 200, body = BatchMetadataReply), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn metadata(State(app): State<App>, caller: Caller, request: Request) -> Result<Response, ApiError> {
+pub async fn metadata(
+    State(app): State<App>,
+    caller: Caller,
+    _: NoQuery,
+    request: Request,
+) -> Result<Response, ApiError> {
     let body: BatchMetadataBody = JsonBody::read(request, MAX_BYTES).await?.parse()?;
     let limit = page_limit(body.options.limit, MAX_PAGE)?;
     let wanted = distinct(&body.paths)?.into_iter().map(|name| wanted(name, body.expand_wildcards));

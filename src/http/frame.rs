@@ -13,7 +13,7 @@ use axum::{
     routing::MethodRouter,
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use tokio::task::JoinError;
 use tracing::Instrument;
 
@@ -347,11 +347,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     }
 }
 
-/// For routes that take no parameters.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Nothing {}
-
 /// The query's parameters. Unknown ones are refused: a misspelt one would be a surprise, and a token has no place there.
 pub struct Params<T>(pub T);
 
@@ -363,5 +358,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             return Err(ApiError::invalid("The query has a parameter that is unknown, repeated or of the wrong type"));
         };
         Ok(Self(parameters))
+    }
+}
+
+/// The address has no query. A call that takes none refuses one, as a body's unknown field is refused: whoever wrote
+/// `?expected_version=3` must not be told that it held.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.uri.query() {
+            None | Some("") => Ok(Self),
+            Some(_) => Err(ApiError::invalid("This call takes no query")),
+        }
     }
 }

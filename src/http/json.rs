@@ -33,9 +33,6 @@ impl JsonBody {
     ///
     /// 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
     pub async fn read(request: Request, most: usize) -> Result<Self, ApiError> {
-        if request.uri().query().is_some() {
-            return Err(ApiError::invalid("This call takes no parameters but those in the body"));
-        }
         if !is_json(request.headers()) {
             return Err(ApiError::new("unsupported_media_type", "Content-Type must be application/json"));
         }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::{Caller, Nothing, Params, Target},
+    frame::{Caller, NoQuery, Params, Target},
     json::{JsonBody, reply},
     wire::{
         DeleteQuery, Deleted, Description, DestroyBody, Destroyed, ListBody, ListQuery, MetadataPatch, PutBody,
@@ -80,6 +80,7 @@ pub async fn put(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = JsonBody::read(request, MAX_PUT_BYTES).await?;
@@ -117,7 +118,7 @@ pub async fn restore(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    _: Params<Nothing>,
+    _: NoQuery,
 ) -> Result<Response, ApiError> {
     let head = app.vault.restore(&caller.vault, path).await?.head;
     Ok(reply(&Description::from(head)))
@@ -150,7 +151,7 @@ pub async fn metadata(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    _: Params<Nothing>,
+    _: NoQuery,
 ) -> Result<Response, ApiError> {
     let head = app.vault.metadata(&caller.vault, path).await?;
     Ok(reply(&Description::from(head)))
@@ -165,6 +166,7 @@ pub async fn patch_metadata(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let changes: MetadataPatch = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
@@ -186,7 +188,7 @@ pub async fn versions(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    _: Params<Nothing>,
+    _: NoQuery,
 ) -> Result<Response, ApiError> {
     let now = caller.vault.context.now;
     let versions = app.vault.versions(&caller.vault, path.clone()).await?;
@@ -203,6 +205,7 @@ pub async fn rollback(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let body: RollbackBody = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
@@ -219,6 +222,7 @@ pub async fn destroy(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
+    _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
     let body: DestroyBody = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;

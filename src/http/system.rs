@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::{Caller, Nothing, Params},
+    frame::{Caller, NoQuery},
     json::reply,
 };
 use crate::{
@@ -98,7 +98,7 @@ pub struct PoliciesBody {
 /// Tells the bearer of a token what the server makes of it.
 #[utoipa::path(get, path = "/v1/auth/whoami", tag = "identity",
     responses((status = 200, body = WhoAmI), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn whoami(caller: Caller, _: Params<Nothing>) -> Response {
+pub async fn whoami(caller: Caller, _: NoQuery) -> Response {
     let who = &caller.vault.principal;
     reply(&WhoAmI {
         identity_id: who.id.to_string(),
@@ -114,7 +114,7 @@ pub async fn whoami(caller: Caller, _: Params<Nothing>) -> Response {
 /// Lists the policy modules in force.
 #[utoipa::path(get, path = "/v1/policies", tag = "policies", operation_id = "list_policies",
     responses((status = 200, body = PoliciesBody), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn policies(State(app): State<App>, _: Caller, _: Params<Nothing>) -> Response {
+pub async fn policies(State(app): State<App>, _: Caller, _: NoQuery) -> Response {
     let set = app.vault.policies().current();
     let describe = |module| describe(module, set.generation, set.loaded_at);
     reply(&PoliciesBody { policies: set.modules.iter().map(describe).collect() })
@@ -124,7 +124,12 @@ pub async fn policies(State(app): State<App>, _: Caller, _: Params<Nothing>) -> 
 #[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies", operation_id = "describe_policy",
     params(("name" = String, Path, description = "The module's name in the manifest")),
     responses((status = 200, body = PolicyBody), (status = "4XX", body = ErrorEnvelope)))]
-pub async fn policy(State(app): State<App>, _: Caller, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub async fn policy(
+    State(app): State<App>,
+    _: Caller,
+    _: NoQuery,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
     let set = app.vault.policies().current();
     let module = set.modules.iter().find(|module| module.reference.name == name);
     let module = module.ok_or_else(|| ApiError::new("policy_not_found", "No policy of this name is in force"))?;

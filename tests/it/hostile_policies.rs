@@ -8,6 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    child::Process,
     guests::{Directory, assemble, componentize, core_module, labelled},
     support::TestServer,
 };
@@ -319,4 +320,22 @@ async fn a_denial_has_the_codes_of_the_api_or_a_reason_of_its_own() {
     }
     let server = Directory::new().with("unknown_wish", "deadline = \"5s\"").server().await;
     server.root().get("/v1/secrets/ax").await.expect_error(404, "secret_not_found").await;
+}
+
+#[tokio::test]
+async fn memory_that_guests_took_comes_back() {
+    let policies = Directory::new().with("hoard", "deadline = \"5s\"");
+    let process = Process::start(&policies.path(), "info");
+    let root = process.root();
+    let ask = async |requests: usize| {
+        for _ in 0..requests {
+            let batch = root.batch(&["a", "bx"]).await;
+            assert_eq!((error_of(&batch, "a").0, error_of(&batch, "bx").1), ("secret_not_found", Some("trap")));
+        }
+    };
+    ask(10).await;
+    let before = process.resident();
+    ask(150).await;
+    let grown = process.resident().saturating_sub(before);
+    assert!(grown < 24 * 1024 * 1024, "150 requests took 24 MB each and left {grown} bytes");
 }

@@ -5,18 +5,25 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that meets what it does not expect must fail"
+    clippy::similar_names,
+    clippy::single_match_else,
+    clippy::unnecessary_debug_formatting,
+    reason = "a test that meets what it does not expect must fail; tables and quoted paths read best as they are"
 )]
 
 mod audit;
 mod batch;
+mod bodies;
+mod child;
 mod cli;
 mod combining;
 mod faults;
 mod guests;
 mod hostile_policies;
 mod identity;
+mod paths;
 mod postgres;
+mod raw;
 mod reference;
 mod secrets;
 mod servers;
