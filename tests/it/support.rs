@@ -229,7 +229,7 @@ fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &O
     let unlimited = if options.config.contains("[rate_limits]") {
         String::new()
     } else {
-        let zeros: String = categories.iter().map(|category| format!("{category} = 0\n")).collect();
+        let zeros = categories.map(|category| format!("{category} = 0\n")).concat();
         format!("[rate_limits]\n{zeros}policy_ops = 0\n")
     };
     let text =

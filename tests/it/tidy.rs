@@ -1,10 +1,6 @@
 //! What must hold of the sources themselves: the direction of imports, who may name what, the floors of dependencies.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// Which modules of the crate each module may import. Whoever adds an arrow adds it here, and says why.
 const ARROWS: [(&str, &[&str]); 13] = [
@@ -66,7 +62,7 @@ fn sources() -> BTreeMap<String, String> {
     found
 }
 
-fn name(path: &PathBuf) -> String {
+fn name(path: &Path) -> String {
     path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned()
 }
 
