@@ -46,3 +46,4 @@ done
 export CARGO_ENCODED_RUSTFLAGS="$flags"
 "$cargo" build --release --locked --lib --target "$target" --target-dir "$here/rules/target" $build_std
 "${PORTCULLIS:-portcullis}" policy componentize "$core" --output "$output"
+"$rustc" --version > "$output.compiler"

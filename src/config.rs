@@ -10,6 +10,7 @@ use std::{
 
 use serde::Deserialize;
 use toml::{Table, Value};
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     auth::IssuerSettings,
@@ -185,7 +186,7 @@ impl Config {
         for (name, value) in environment {
             if let Some(key) = name.strip_prefix(PREFIX) {
                 let key: Vec<String> = key.split("__").map(str::to_ascii_lowercase).collect();
-                set(&mut table, &key, &value);
+                set(&mut table, &key, &value).map_err(|problem| ConfigError::Key { key: name.clone(), problem })?;
             }
         }
         let config: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
@@ -201,6 +202,16 @@ impl Config {
         if let Some(unknown) = self.rate_limits.keys().find(|word| !known(word)) {
             let problem = "there is no such category".to_owned();
             return Err(ConfigError::Key { key: format!("rate_limits.{unknown}"), problem });
+        }
+        let connections = [
+            ("server.max_connections", self.server.max_connections),
+            ("store.max_connections", usize::try_from(self.store.max_connections).unwrap_or(usize::MAX)),
+        ];
+        if let Some((key, _)) = connections.into_iter().find(|(_, number)| !(1..=1_000_000).contains(number)) {
+            return Err(ConfigError::Key { key: key.to_owned(), problem: "1 to 1,000,000 are wanted".to_owned() });
+        }
+        if let Err(error) = self.log.filter.parse::<EnvFilter>() {
+            return Err(ConfigError::Key { key: "log.filter".to_owned(), problem: error.to_string() });
         }
         if self.tls.certificate.is_some() != self.tls.key.is_some() {
             let problem = "certificate and key are wanted together".to_owned();
@@ -252,24 +263,21 @@ fn merge(base: &mut Table, over: Table) {
     }
 }
 
-/// Sets a key from text: a number or a truth value where the text is one, else a string.
-fn set(table: &mut Table, key: &[String], text: &str) {
-    match key {
-        [] => (),
-        [last] => {
-            let value = match (text.parse::<bool>(), text.parse::<i64>()) {
-                (Ok(truth), _) => Value::Boolean(truth),
-                (_, Ok(number)) => Value::Integer(number),
-                _ => Value::String(text.to_owned()),
-            };
-            table.insert(last.clone(), value);
-        }
-        [first, rest @ ..] => {
-            let below = table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new()));
-            if let Value::Table(below) = below {
-                set(below, rest, text);
-            }
-        }
+/// Sets a key from text, which is read as the kind of value that stands there already; as a string where none does.
+fn set(table: &mut Table, key: &[String], text: &str) -> Result<(), String> {
+    let Some((first, rest)) = key.split_first() else { return Err("a key is wanted".to_owned()) };
+    if rest.is_empty() {
+        let value = match table.get(first) {
+            Some(Value::Boolean(_)) => Value::Boolean(text.parse().map_err(|_| "true or false is wanted")?),
+            Some(Value::Integer(_)) => Value::Integer(text.parse().map_err(|_| "a whole number is wanted")?),
+            _ => Value::String(text.to_owned()),
+        };
+        table.insert(first.clone(), value);
+        return Ok(());
+    }
+    match table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new())) {
+        Value::Table(below) => set(below, rest, text),
+        _ => Err("nothing stands below this key".to_owned()),
     }
 }
 
@@ -317,6 +325,15 @@ mod tests {
         assert!(load("[tls]\nkey = \"k\"", &[]).unwrap_err().contains("tls"));
         assert!(load("[root_key]\nfile = \"a\"\nenvironment = \"B\"", &[]).unwrap_err().contains("root_key"));
         assert!(load("listen = 5", &[]).unwrap_err().contains("listen"));
+        assert!(load("[server]\nmax_connections = 0", &[]).unwrap_err().contains("server.max_connections"));
+        assert!(load("[log]\nfilter = \"a=b=c\"", &[]).unwrap_err().contains("log.filter"));
+        assert!(load("", &[("PORTCULLIS__LISTEN__X", "1")]).unwrap_err().contains("PORTCULLIS__LISTEN__X"));
+        assert!(load("", &[("PORTCULLIS__RATE_LIMITS__READ", "many")]).unwrap_err().contains("RATE_LIMITS__READ"));
+    }
+
+    #[test]
+    fn a_number_may_be_a_name() {
+        assert_eq!(load("", &[("PORTCULLIS__AUTH__OWN_AUDIENCE", "1234")]).unwrap().auth.own_audience, "1234");
     }
 
     #[test]

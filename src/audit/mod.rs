@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::domain::{
-    AuditRow, AuditSequence, Decision, Identity, InputRead, RequestContext, SecretPath, StoredAuditRow, Timestamp,
-    Version,
+    AuditRow, AuditSequence, Decision, FieldFilter, Identity, InputRead, RequestContext, SecretPath, StoredAuditRow,
+    Timestamp, Verdict, Version,
 };
 
 /// The code of an event that went well.
@@ -73,9 +73,11 @@ struct Packed {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<(String, Value)>,
     decisions: Vec<PackedDecision>,
-    /// Path, version, code, index into `decisions`.
-    events: Vec<(Option<String>, Option<i64>, String, Option<usize>)>,
+    events: Vec<PackedEvent>,
 }
+
+/// Path, version, code, index into [`Packed::decisions`].
+type PackedEvent = (Option<String>, Option<i64>, String, Option<usize>);
 
 #[derive(Serialize, Deserialize, PartialEq)]
 struct PackedDecision {
@@ -84,6 +86,10 @@ struct PackedDecision {
     reason: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rules: Vec<String>,
+    #[serde(default, skip_serializing_if = "LogObligations::are_none")]
+    obligations: LogObligations,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dissent: Vec<LogDissent>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<(String, Value)>,
 }
@@ -130,15 +136,28 @@ fn pack_inputs(inputs: Vec<InputRead>) -> Vec<(String, Value)> {
     inputs.into_iter().map(|input| (input.name.into_owned(), input.value)).collect()
 }
 
+/// How far back an equal decision is looked for: neighbours mostly share one, and a longer search would cost more than
+/// the bytes it saves.
+const LOOK_BACK: usize = 8;
+
 fn index_of(decisions: &mut Vec<PackedDecision>, decision: Decision) -> usize {
     let packed = PackedDecision {
         module: decision.module.map(|module| (module.name.clone(), module.digest.clone())),
         reason: decision.reason,
         rules: decision.rules,
+        obligations: match decision.verdict {
+            Verdict::Allow(FieldFilter { only, without }) => {
+                LogObligations { only_fields: only, without_fields: without }
+            }
+            Verdict::Deny(_) => LogObligations::default(),
+        },
+        dissent: decision
+            .dissent
+            .iter()
+            .map(|(module, would)| LogDissent { module: module.name.clone(), would: (*would).to_owned() })
+            .collect(),
         inputs: pack_inputs(decision.inputs),
     };
-    // Neighbours mostly share a decision; a longer search would cost more than the bytes it saves.
-    const LOOK_BACK: usize = 8;
     let from = decisions.len().saturating_sub(LOOK_BACK);
     let known = decisions.iter().enumerate().skip(from).find(|(_, before)| **before == packed);
     if let Some((index, _)) = known {
@@ -200,10 +219,42 @@ pub struct LogDecision {
     pub reason: String,
     /// The names of the rules that decided.
     pub rules: Vec<String>,
+    /// Which fields the decision let be touched.
+    #[serde(skip_serializing_if = "LogObligations::are_none")]
+    pub obligations: LogObligations,
+    /// Shadow modules that would have decided otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dissent: Vec<LogDissent>,
     /// The generation of policies.
     pub generation: Option<u64>,
     /// Everything that the policies asked, with the answers.
     pub inputs: serde_json::Map<String, Value>,
+}
+
+/// Field obligations, as they were joined.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogObligations {
+    /// These fields alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_fields: Option<Vec<String>>,
+    /// Never these fields.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_fields: Vec<String>,
+}
+
+impl LogObligations {
+    fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A shadow module that would have decided otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogDissent {
+    /// The module.
+    pub module: String,
+    /// `allow` or `deny`.
+    pub would: String,
 }
 
 /// A place in a batch.
@@ -261,6 +312,8 @@ fn log_decision(packed: &Packed, decision: &PackedDecision) -> LogDecision {
         digest,
         reason: decision.reason.clone(),
         rules: decision.rules.clone(),
+        obligations: decision.obligations.clone(),
+        dissent: decision.dissent.clone(),
         generation: packed.generation,
         inputs: packed.inputs.iter().chain(&decision.inputs).cloned().collect(),
     }
@@ -271,14 +324,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::{FieldFilter, ModuleRef, Verdict};
+    use crate::domain::ModuleRef;
 
     fn decision(reason: &str) -> Decision {
         Decision {
-            verdict: Verdict::Allow(FieldFilter::default()),
+            verdict: Verdict::Allow(FieldFilter { only: Some(vec!["id".into()]), without: vec![] }),
             module: Some(Arc::new(ModuleRef { name: "rules".into(), digest: "ab".into() })),
             reason: reason.into(),
             rules: vec!["r/0".into()],
+            dissent: vec![(Arc::new(ModuleRef { name: "next".into(), digest: "cd".into() }), "deny")],
             inputs: vec![],
         }
     }
@@ -321,6 +375,8 @@ mod tests {
         let decision = entries[0].decision.as_ref().unwrap();
         assert_eq!((decision.reason.as_str(), decision.generation), ("no", Some(7)));
         assert_eq!(decision.inputs["principal.id"], "sa:x");
+        assert_eq!(decision.obligations.only_fields.as_deref(), Some(&["id".to_owned()][..]));
+        assert_eq!(decision.dissent, [LogDissent { module: "next".into(), would: "deny".into() }]);
         assert_eq!(unpack(&StoredAuditRow { sequence: 1, body: b"{}".to_vec() }), None);
     }
 }

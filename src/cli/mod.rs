@@ -9,7 +9,7 @@ mod secret;
 mod serve;
 mod token;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -47,7 +47,9 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.config.as_deref(), std::env::vars())
+        // Variables that are no text are none of ours.
+        let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Config::load(self.config.as_deref(), std::env::vars_os().filter_map(text))
     }
 }
 

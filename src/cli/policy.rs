@@ -1,6 +1,12 @@
 //! `portcullis policy`: the server's own evaluator, without a server.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -104,8 +110,8 @@ struct Explanation {
 /// Runs the command.
 pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
-        Command::Eval(args) => eval(*args),
-        Command::Check { directory } => check(directory),
+        Command::Eval(args) => eval(&args),
+        Command::Check { directory } => check(&directory),
         Command::Componentize { module, output } => {
             fs::write(output, componentize(&fs::read(module)?)?)?;
             Ok(0)
@@ -113,8 +119,8 @@ pub fn run(args: PolicyArgs) -> CommandResult {
     }
 }
 
-fn check(directory: PathBuf) -> CommandResult {
-    let policies = Policies::load(directory, SystemClock.now())?;
+fn check(directory: &Path) -> CommandResult {
+    let policies = Policies::load(directory.to_owned(), SystemClock.now())?;
     for module in &policies.current().modules {
         let inputs = module.template.imports.join(", ");
         println!("{}: {} sees {inputs}", module.reference.name, module.reference.digest);
@@ -122,12 +128,12 @@ fn check(directory: PathBuf) -> CommandResult {
     Ok(0)
 }
 
-fn eval(args: EvalArgs) -> CommandResult {
-    let policies = Policies::load(args.policies.clone(), SystemClock.now())?;
+fn eval(args: &EvalArgs) -> CommandResult {
     let now = args.time.as_deref().map(str::parse).transpose()?.unwrap_or_else(|| SystemClock.now());
     let action = Action::parse(&args.action).ok_or("the action must be read, write, delete, list or admin")?;
-    let subject = subject(&args, now)?;
-    let inquiry = inquiry(&args, now)?;
+    let subject = subject(args, now)?;
+    let inquiry = inquiry(args, now)?;
+    let policies = Policies::load(args.policies.clone(), SystemClock.now())?;
     let set = policies.current();
     let mut session = set.session(inquiry);
     let (decision, modules) = session.explain(action, &subject);

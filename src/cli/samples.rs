@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long the sample tokens live.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// A sample identity: subject, scopes, groups, and what the sample rules let it do.
 struct SampleIdentity {
@@ -104,7 +104,8 @@ fn request(identity: &SampleIdentity) -> TokenRequest {
     }
 }
 
-/// Writes the samples as the sample operator, along the road that every write takes. True where the vault was empty.
+/// Writes the samples as the sample operator, along the road that every write takes. A version that is there already
+/// stays as it is. True where all of them were written.
 async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError> {
     let context = RequestContext {
         request_id: format!("req_{}", token_id(&SystemEntropy)).into(),
@@ -112,25 +113,27 @@ async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError>
         source_ip: Some([127, 0, 0, 1].into()),
         user_agent: Some("portcullis serve --dev".into()),
     };
-    let caller = Caller { principal: server.authenticator.authenticate(token).await?, context };
     let vault = &server.vault;
+    let principal = server.authenticator.authenticate(token).await?;
+    let caller = Caller { principal, context, policies: vault.policies().current() };
     let there = vault.list(&caller, String::new(), None, 1).await.map_err(StartError::Samples)?;
     if !there.heads.is_empty() {
         return Ok(false);
     }
+    let mut all_written = true;
     for SampleSecret(path, secret_type, values, tags) in SECRETS {
         let path = SecretPath::parse(path).map_err(|_| StartError::Samples(Fault::InvalidPath))?;
-        for value in values {
-            let put = sample(value, secret_type, tags);
+        for (expected, value) in (0..).zip(values) {
+            let put = PutRequest { expected_version: Some(expected), ..sample(value, secret_type, tags) };
             match vault.put(&caller, path.clone(), put).await {
                 Ok(_) => (),
                 // Another policy directory may well not let the sample operator write.
-                Err(Fault::Denied(_)) => return Ok(false),
+                Err(Fault::Denied(_) | Fault::VersionConflict(_) | Fault::SecretExists) => all_written = false,
                 Err(fault) => return Err(StartError::Samples(fault)),
             }
         }
     }
-    Ok(true)
+    Ok(all_written)
 }
 
 fn sample(value: &str, secret_type: SecretType, tags: &[&str]) -> PutRequest {
@@ -154,17 +157,25 @@ fn page(config: &Config, address: SocketAddr, stored: bool, tokens: &[String]) -
     let key = config.root_key_source().map_or_else(|_| String::new(), |source| source.to_string());
     let scheme = if config.tls.certificate.is_some() { "https" } else { "http" };
     let samples = if stored { "five sample secrets were stored" } else { "kept as it was" };
-    let mut page = format!(
-        "Portcullis is up, in development mode.\n\n  API       {scheme}://{address}\n  secrets   {place} ({samples})\n  \
-         root key  {key}\n  policies  {} (rules.toml says who may do what)\n\nSample identities, each with a token for \
-         seven days:\n\n",
-        config.policies.display(),
-    );
-    for (identity, token) in IDENTITIES.iter().zip(tokens) {
-        page.push_str(&format!("# {} {}\nexport {}={token}\n\n", identity.subject, identity.may, identity.variable));
-    }
-    page.push_str(&format!(
-        r#"Try it. Two secrets come back, and one refusal:
+    let identities: Vec<String> = IDENTITIES
+        .iter()
+        .zip(tokens)
+        .map(|(SampleIdentity { subject, may, variable, .. }, token)| {
+            format!("# {subject} {may}\nexport {variable}={token}\n")
+        })
+        .collect();
+    format!(
+        r#"Portcullis is up, in development mode.
+
+  API       {scheme}://{address}
+  secrets   {place} ({samples})
+  root key  {key}
+  policies  {policies} (rules.toml says who may do what)
+
+Sample identities, each with a token for seven days:
+
+{identities}
+Try it. Two secrets come back, and one refusal:
 
 curl -sS {scheme}://{address}/v1/secrets/batch \
   -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" \
@@ -180,7 +191,8 @@ And who asked for what:
 
 curl -sS "{scheme}://{address}/v1/audit/logs?limit=5" -H "Authorization: Bearer $ADMIN_TOKEN"
 
-"#
-    ));
-    page
+"#,
+        policies = config.policies.display(),
+        identities = identities.join("\n"),
+    )
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::{net::TcpListener, signal::unix};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     config.store.data_dir = args.data_dir.unwrap_or(config.store.data_dir);
     config.policies = args.policies.unwrap_or(config.policies);
     start_log(&config.log.filter, config.log.format == LogFormat::Json);
+    keep_memory_private();
     let root = root_key(&config, args.dev)?;
     let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;
@@ -54,6 +56,15 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     server.run(listener, shutdown).await?;
     tracing::info!("stopped");
     Ok(0)
+}
+
+/// No core dump, and no other process of this user may look in: keys and values are in this memory.
+fn keep_memory_private() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = setrlimit(Resource::Core, none).and(undumpable) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
 }
 
 fn root_key(config: &Config, dev: bool) -> Result<RootKey, StartError> {

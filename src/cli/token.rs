@@ -6,7 +6,7 @@ use super::{CommandResult, ConfigFile};
 use crate::{
     auth::TokenRequest,
     crypto::RootKey,
-    domain::{Clock, Entropy, Scope, Span, TenantId},
+    domain::{Clock, Entropy, Scope, Span, TenantId, hex},
     server::{SystemClock, SystemEntropy, token_issuer},
 };
 
@@ -76,7 +76,7 @@ pub fn run(args: TokenArgs) -> CommandResult {
 pub fn token_id(entropy: &dyn Entropy) -> String {
     let mut random = [0; 16];
     entropy.fill(&mut random);
-    format!("{:032x}", u128::from_be_bytes(random))
+    hex(&random)
 }
 
 fn scope_words() -> String {

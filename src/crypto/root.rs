@@ -48,7 +48,7 @@ impl fmt::Display for RootKeySource {
 #[derive(Debug, thiserror::Error)]
 pub enum RootKeyError {
     /// The place cannot be read.
-    #[error("cannot read the root key from {0}: {1}")]
+    #[error("cannot read the root key from {0}: {1} (to make one: head -c 32 /dev/urandom | base64)")]
     Unreadable(RootKeySource, String),
     /// It holds something else.
     #[error("the {0} holds no root key: 32 bytes, or 44 characters of base64, are wanted")]
@@ -161,7 +161,7 @@ fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
 fn assert_private(path: &Path) -> Result<(), Result<RootKeyError, std::io::Error>> {
     use std::os::unix::fs::PermissionsExt;
     let mode = fs::metadata(path).map_err(Err)?.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(Ok(RootKeyError::Exposed(path.to_owned(), mode))) }
+    if mode.trailing_zeros() >= 6 { Ok(()) } else { Err(Ok(RootKeyError::Exposed(path.to_owned(), mode))) }
 }
 
 #[cfg(test)]

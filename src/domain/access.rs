@@ -3,8 +3,9 @@
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde_json::{Value, value::RawValue};
+use zeroize::Zeroizing;
 
-use super::Timestamp;
+use super::{SecretValue, Timestamp};
 
 /// What a principal wants to do with a path. The words are those that policies see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +87,8 @@ pub struct Decision {
     pub reason: String,
     /// The deciding module's names of the rules that decided.
     pub rules: Vec<String>,
+    /// Shadow modules that would have decided otherwise, and how.
+    pub dissent: Vec<(Arc<ModuleRef>, &'static str)>,
     /// What the modules asked about this secret (what they asked about the request is recorded once for all its paths).
     pub inputs: Vec<InputRead>,
 }
@@ -185,10 +188,14 @@ impl FieldFilter {
 
     /// The JSON object with the permitted fields alone; `None` where the text is no object.
     #[must_use]
-    pub fn apply(&self, object: &[u8]) -> Option<Vec<u8>> {
-        let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(object).ok()?;
+    pub fn apply(&self, object: &SecretValue) -> Option<SecretValue> {
+        let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(object.expose()).ok()?;
         fields.retain(|name, _| self.permits(name));
-        serde_json::to_vec(&fields).ok()
+        // Names may grow when they are written anew (an escape for each byte at most), so this never has to move.
+        let names: usize = fields.keys().map(|name| name.len() * 6).sum();
+        let mut kept = Zeroizing::new(Vec::with_capacity(object.expose().len() + names));
+        serde_json::to_writer(&mut *kept, &fields).ok()?;
+        Some(SecretValue::new(kept))
     }
 }
 
@@ -216,8 +223,9 @@ mod tests {
     fn a_filter_keeps_the_text_of_what_it_keeps() {
         let mut filter = FieldFilter::default();
         filter.exclude(words(&["secret"]));
-        let kept = filter.apply(br#"{"secret":"x","n":1.50,"deep":{"secret":1}}"#).unwrap();
-        assert_eq!(String::from_utf8(kept).unwrap(), r#"{"deep":{"secret":1},"n":1.50}"#);
-        assert_eq!(filter.apply(b"[1]"), None);
+        let value = |text: &str| SecretValue::new(Zeroizing::new(text.as_bytes().to_vec()));
+        let kept = filter.apply(&value(r#"{"secret":"x","n":1.50,"deep":{"secret":1}}"#)).unwrap();
+        assert_eq!(kept.expose(), br#"{"deep":{"secret":1},"n":1.50}"#);
+        assert!(filter.apply(&value("[1]")).is_none());
     }
 }

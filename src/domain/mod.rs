@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod hex;
 mod path;
 mod pattern;
 mod ports;
@@ -12,10 +13,11 @@ mod time;
 
 pub use access::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, RequestContext, Verdict};
 pub use audit::{AuditRow, AuditScan, AuditSequence, StoredAuditRow};
-pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, SecretPath};
-pub use pattern::{InvalidPattern, PathPattern};
+pub use hex::hex;
+pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, MAX_SEGMENTS, SecretPath};
+pub use pattern::{InvalidPattern, MAX_PATTERN_BYTES, PathPattern};
 pub use ports::{Clock, Entropy};
 pub use principal::{Identity, IdentityKind, Principal, Scope, Scopes, TenantId};
-pub use record::{Head, Record, SealedValue, SecretDescription, VersionRecord, VersionState, WrappedKey};
+pub use record::{Head, Record, SealedValue, VersionRecord, VersionState, WrappedKey};
 pub use secret::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Version};
 pub use time::{InvalidDuration, Span, Timestamp};

@@ -64,7 +64,7 @@ pub struct VersionRecord {
     pub expires_at: Option<Timestamp>,
     /// When it was destroyed.
     pub destroyed_at: Option<Timestamp>,
-    /// The value; gone once destroyed, and not fetched where only a description was asked for.
+    /// The value; gone once destroyed, and not fetched with a list of versions.
     pub sealed: Option<SealedValue>,
 }
 
@@ -102,30 +102,7 @@ pub struct Record {
     pub version: Option<VersionRecord>,
 }
 
-/// What a policy may know of a secret: everything but its value.
-#[derive(Debug, Clone, Copy)]
-pub struct SecretDescription<'a> {
-    /// The secret.
-    pub head: &'a Head,
-    /// The version that is asked for.
-    pub version: Option<&'a VersionRecord>,
-}
-
-impl Record {
-    /// The record without its value.
-    #[must_use]
-    pub fn description(&self) -> SecretDescription<'_> {
-        SecretDescription { head: &self.head, version: self.version.as_ref() }
-    }
-}
-
 impl Head {
-    /// The secret's description where no single version is meant.
-    #[must_use]
-    pub fn description(&self) -> SecretDescription<'_> {
-        SecretDescription { head: self, version: None }
-    }
-
     /// Whether the secret is there to be listed and read at `now`.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {

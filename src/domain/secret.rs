@@ -133,6 +133,9 @@ pub struct InvalidMetadata {
 }
 
 impl Metadata {
+    /// What the custom entries must be.
+    pub const CUSTOM_LIMIT: &str = "50 entries at most, names of 128 bytes and values of 1,024 bytes at most";
+
     /// Checks the limits that the fields document.
     ///
     /// # Errors
@@ -155,7 +158,7 @@ impl Metadata {
             (
                 self.custom.len() <= 50 && self.custom.iter().all(|(k, v)| within(k, 128) && v.len() <= 1_024),
                 "metadata.custom",
-                "50 entries at most, names of 128 bytes and values of 1,024 bytes at most",
+                Self::CUSTOM_LIMIT,
             ),
         ];
         let broken: Vec<_> = checks
@@ -167,15 +170,18 @@ impl Metadata {
     }
 }
 
+/// Metadata without a field, as text.
+const NO_METADATA: &str = "{}";
+
 /// [`Metadata`] as the JSON text that the store keeps: read many times, taken apart rarely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetadataText(String);
 
 impl MetadataText {
-    /// Takes over a text that the store kept.
+    /// Takes over a text that the store kept; `None` where it is no metadata (the store is not trusted to be intact).
     #[must_use]
-    pub fn from_store(text: String) -> Self {
-        Self(text)
+    pub fn from_store(text: String) -> Option<Self> {
+        (text == NO_METADATA || serde_json::from_str::<Metadata>(&text).is_ok()).then_some(Self(text))
     }
 
     /// The JSON text.
@@ -184,16 +190,23 @@ impl MetadataText {
         &self.0
     }
 
-    /// The fields; empty ones where the stored text was damaged (the store is not trusted to be intact).
+    /// The fields.
     #[must_use]
     pub fn parse(&self) -> Metadata {
+        // INVARIANT: the text is metadata: both ways to make one see to it.
         serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl Default for MetadataText {
+    fn default() -> Self {
+        Self(NO_METADATA.to_owned())
     }
 }
 
 impl From<&Metadata> for MetadataText {
     fn from(metadata: &Metadata) -> Self {
-        Self(serde_json::to_string(metadata).unwrap_or_else(|_| "{}".to_owned()))
+        serde_json::to_string(metadata).map(Self).unwrap_or_default()
     }
 }
 

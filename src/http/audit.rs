@@ -1,18 +1,17 @@
 //! The audit log's query.
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use std::net::IpAddr;
+
+use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::Caller,
+    frame::{Caller, Params},
     json::reply,
-    secrets::{bad_query, page_limit},
+    secrets::page_limit,
 };
 use crate::{audit::LogEntry, domain::Timestamp, vault::AuditFilter};
 
@@ -60,15 +59,14 @@ pub struct AuditBody {
 }
 
 /// Queries the audit log of the caller's tenant.
-#[utoipa::path(get, path = "/v1/audit/logs", tag = "audit", params(AuditQuery),
+#[utoipa::path(get, path = "/v1/audit/logs", tag = "audit", operation_id = "query_audit_log", params(AuditQuery),
     responses((status = 200, body = AuditBody), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
 pub async fn logs(
     State(app): State<App>,
     caller: Caller,
-    query: Result<Query<AuditQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<AuditQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(bad_query)?;
     let limit = page_limit(query.limit, PAGE)?;
     let cursor = query.cursor.clone();
     let filter = filter(query)?;
@@ -82,6 +80,12 @@ fn filter(query: AuditQuery) -> Result<AuditFilter, ApiError> {
         let bad = |_| ApiError::invalid(format!("{name}: an instant as RFC 3339 writes it is wanted"));
         text.map(|text| text.parse::<Timestamp>().map_err(bad)).transpose()
     };
+    let texts = [&query.action, &query.identity_id, &query.identity_type, &query.path_prefix, &query.request_id];
+    if texts.into_iter().flatten().any(|text| text.chars().any(char::is_control)) {
+        return Err(ApiError::invalid("The query has a control character"));
+    }
+    let bad_address = |_| ApiError::invalid("source_ip: an address is wanted");
+    let source_ip = query.source_ip.map(|text| text.parse::<IpAddr>().map_err(bad_address)).transpose()?;
     let actions = query.action.unwrap_or_default();
     Ok(AuditFilter {
         from: instant(query.from, "from")?,
@@ -91,7 +95,7 @@ fn filter(query: AuditQuery) -> Result<AuditFilter, ApiError> {
         identity_type: query.identity_type,
         path_prefix: query.path_prefix,
         success: query.success,
-        source_ip: query.source_ip,
+        source_ip: source_ip.map(|ip| ip.to_string()),
         request_id: query.request_id,
     })
 }

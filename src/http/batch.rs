@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, header},
+    http::{HeaderValue, Method, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -33,7 +33,7 @@ const MAX_BYTES: usize = 128 * 1024;
 const MAX_PAGE: usize = 1_000;
 
 /// Reads up to 100 secrets. Partial success is 200.
-#[utoipa::path(post, path = "/v1/secrets/batch", tag = "batch", request_body = BatchBody,
+#[utoipa::path(post, path = "/v1/secrets/batch", tag = "batch", operation_id = "read_batch", request_body = BatchBody,
     responses((status = 200, body = BatchReply), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
 pub async fn read(State(app): State<App>, caller: Caller, _: NoQuery, request: Request) -> Result<Response, ApiError> {
@@ -56,7 +56,7 @@ pub async fn read(State(app): State<App>, caller: Caller, _: NoQuery, request: R
 }
 
 /// Describes secrets by path or by pattern, without their values.
-#[utoipa::path(post, path = "/v1/secrets/batch/metadata", tag = "batch", request_body = BatchMetadataBody,
+#[utoipa::path(post, path = "/v1/secrets/batch/metadata", tag = "batch", operation_id = "describe_batch", request_body = BatchMetadataBody,
     responses((status = 200, body = BatchMetadataReply), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
 pub async fn metadata(
@@ -79,10 +79,14 @@ pub async fn metadata(
     }))
 }
 
-/// Answers who tries to write a batch.
-pub async fn no_write() -> Response {
-    let message = "Batch write does not exist: loop over PUT /v1/secrets/{path}, so that each write is decided and \
-                   audited by itself";
+/// Answers who uses another method than POST, as to write a batch.
+pub async fn other_method(method: Method) -> Response {
+    let message = if matches!(method, Method::PUT | Method::PATCH) {
+        "Batch write does not exist: loop over PUT /v1/secrets/{path}, so that each write is decided and audited by \
+         itself"
+    } else {
+        "A batch is read with POST"
+    };
     let mut response = ApiError::new("method_not_allowed", message).into_response();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     response

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::{auth::AuthError, vault::Fault};
+use crate::{auth::AuthError, domain::Metadata, vault::Fault};
 
 /// A refusal on its way out. The request's id and the envelope are added by [`super::frame`].
 #[derive(Debug, Clone)]
@@ -141,10 +141,13 @@ impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         let details = match &fault {
             Fault::Denied(denial) => denial.reason.as_ref().map(|reason| json!({ "reason": reason })),
+            // A patch was checked by itself; only the custom entries can outgrow their limit by joining those there are.
+            Fault::MetadataTooLarge => Some(json!({ "fields": { "metadata.custom": Metadata::CUSTOM_LIMIT } })),
             Fault::VersionConflict(newest) => Some(json!({ "current_version": newest })),
             _ => None,
         };
-        Self { details, recorded: true, ..Self::new(fault.code(), fault.message()) }
+        let recorded = fault.is_recorded();
+        Self { details, recorded, ..Self::new(fault.code(), fault.message()) }
     }
 }
 

@@ -6,12 +6,16 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    extract::{ConnectInfo, FromRequestParts, MatchedPath, Query, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::MethodRouter,
 };
+
+use serde::de::DeserializeOwned;
+use tokio::task::JoinError;
+use tracing::Instrument;
 
 use super::{
     App,
@@ -19,8 +23,9 @@ use super::{
     limits::{Category, Exhausted, Quota},
 };
 use crate::{
-    domain::{Principal, RequestContext, Scope, SecretPath},
-    vault,
+    auth::AuthError,
+    domain::{InvalidPath, Principal, RequestContext, Scope, SecretPath},
+    vault::{self, Fault},
 };
 
 const USER_AGENT_BYTES: usize = 256;
@@ -30,6 +35,7 @@ pub struct Scene {
     /// Where and when.
     pub context: RequestContext,
     principal: OnceLock<Principal>,
+    generation: OnceLock<u64>,
     quota: Mutex<Option<Quota>>,
 }
 
@@ -78,7 +84,7 @@ impl Scene {
             source_ip: peer,
             user_agent: agent.map(|agent| agent.get(..USER_AGENT_BYTES).unwrap_or(agent).into()),
         };
-        Self { context, principal: OnceLock::new(), quota: Mutex::new(None) }
+        Self { context, principal: OnceLock::new(), generation: OnceLock::new(), quota: Mutex::new(None) }
     }
 
     fn write_headers(&self, app: &App, headers: &mut HeaderMap) {
@@ -91,7 +97,9 @@ impl Scene {
         put("cache-control", HeaderValue::from_static("no-store"));
         put("x-content-type-options", HeaderValue::from_static("nosniff"));
         if self.principal.get().is_some() {
-            put("x-policy-generation", HeaderValue::from(app.vault.policies().current().generation));
+            // A request that came to no decision names the generation that is in force now.
+            let present = || app.vault.policies().current().generation;
+            put("x-policy-generation", HeaderValue::from(self.generation.get().copied().unwrap_or_else(present)));
         }
         if let Some(quota) = *self.quota.lock().unwrap_or_else(PoisonError::into_inner) {
             put("x-ratelimit-limit", HeaderValue::from(quota.limit));
@@ -100,10 +108,14 @@ impl Scene {
         }
     }
 
+    /// The quota that the answer's headers show.
+    fn show(&self, quota: Option<Quota>) {
+        *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = quota;
+    }
+
     fn draw(&self, app: &App, who: &Arc<str>, category: Category) -> Result<(), ApiError> {
         let drawn = app.rates.draw(who, category, 1, self.context.now);
-        let quota = drawn.unwrap_or_else(|exhausted| Some(exhausted.quota));
-        *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = quota;
+        self.show(drawn.unwrap_or_else(|exhausted| Some(exhausted.quota)));
         drawn.map(drop).map_err(|exhausted| rate_limited(app, category, exhausted))
     }
 }
@@ -135,55 +147,63 @@ pub fn authenticated(app: &App, category: Category, handlers: MethodRouter<App>)
     handlers.route_layer(middleware::from_fn_with_state(gate, admit))
 }
 
-async fn admit(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let Some(scene) = request.extensions().get::<Arc<Scene>>().cloned() else {
         return ApiError::new("internal_error", "").into_response();
     };
-    match gate.caller(&scene, request.headers()).await {
-        Ok(caller) => {
-            request.extensions_mut().insert(Caller { vault: caller, app: gate.app.clone() });
-            // Detached: a client that hangs up cannot split what is done from what is recorded.
-            let work = tokio::spawn(conclude(gate.app.clone(), Arc::clone(&scene), gate.action(), next.run(request)));
-            work.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "a handler panicked");
-                ApiError::new("internal_error", "").into_response()
-            })
-        }
-        Err(error) => conclude(gate.app.clone(), scene, gate.action(), async { error.into_response() }).await,
+    let path = Target::read(&request).and_then(Result::ok);
+    let refusals = Refusals { app: gate.app.clone(), scene: Arc::clone(&scene), action: gate.action(), path };
+    let work = gate.pass(Arc::clone(&scene), request, next);
+    if let Ok(response) = refusals.clone().detached(work).await {
+        return response;
     }
+    tracing::error!(request_id = %scene.context.request_id, "a handler panicked");
+    let failed = || ApiError::new("internal_error", "").into_response();
+    refusals.detached(async move { failed() }).await.unwrap_or_else(|_| failed())
 }
 
 impl Gate {
+    async fn pass(self, scene: Arc<Scene>, mut request: Request, next: Next) -> Response {
+        match self.caller(&scene, request.headers()).await {
+            Ok(caller) => {
+                request.extensions_mut().insert(Caller { vault: caller, app: self.app, scene });
+                next.run(request).await
+            }
+            Err(error) => error.into_response(),
+        }
+    }
+
     async fn caller(&self, scene: &Scene, headers: &HeaderMap) -> Result<vault::Caller, ApiError> {
-        let principal = match self.authenticate(headers).await {
-            Ok(principal) => principal,
-            Err(error) => return Err(self.turn_away(scene, error)),
-        };
-        let who: Arc<str> = format!("{}/{}", principal.tenant, principal.id).into();
+        let principal = self.authenticate(scene, headers).await?;
         let _ = scene.principal.set(principal.clone());
-        scene.draw(&self.app, &who, self.category)?;
+        scene.draw(&self.app, &bucket_of(&principal), self.category)?;
         if let Some(scope) = self.scope.filter(|scope| !principal.scopes.permit(*scope)) {
             let message = format!("The token lacks the scope `{}`", scope.as_str());
             return Err(ApiError::new("insufficient_scope", message));
         }
-        Ok(vault::Caller { principal, context: scene.context.clone() })
+        let policies = self.app.vault.policies().current();
+        let _ = scene.generation.set(policies.generation);
+        Ok(vault::Caller { principal, context: scene.context.clone(), policies })
     }
 
-    async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
-        let token = bearer(headers)?;
-        self.app.authenticator.authenticate(token).await.map_err(|error| {
-            tracing::warn!(%error, "a token was refused");
-            error.into()
-        })
-    }
-
-    /// Failed authentications have a limit of their own, by address, so that they can flood neither log nor audit.
-    fn turn_away(&self, scene: &Scene, error: ApiError) -> ApiError {
+    async fn authenticate(&self, scene: &Scene, headers: &HeaderMap) -> Result<Principal, ApiError> {
+        let refused = match bearer(headers) {
+            Ok(token) => match self.app.authenticator.authenticate(token).await {
+                Ok(principal) => return Ok(principal),
+                Err(AuthError::Unavailable) => return Err(AuthError::Unavailable.into()),
+                Err(error) => (ApiError::from(error), error.to_string()),
+            },
+            Err(error) => (error.clone(), error.message),
+        };
         self.app.metrics.failed_authentication();
+        // Refusals have a limit of their own, by address, so that they can flood neither the log nor the audit.
         let address = scene.context.source_ip.map_or_else(|| "-".into(), |ip| ip.to_string().into());
         match self.app.rates.draw(&address, Category::Auth, 1, scene.context.now) {
-            Ok(_) => error,
-            Err(exhausted) => rate_limited(&self.app, Category::Auth, exhausted),
+            Ok(_) => {
+                tracing::warn!(reason = refused.1, "a request was not authenticated");
+                Err(refused.0)
+            }
+            Err(exhausted) => Err(rate_limited(&self.app, Category::Auth, exhausted)),
         }
     }
 
@@ -202,16 +222,48 @@ impl Gate {
 }
 
 /// Sees to it that every refusal is in the audit log before it is answered.
-async fn conclude(app: App, scene: Arc<Scene>, action: &'static str, work: impl Future<Output = Response>) -> Response {
-    let response = work.await;
-    // Turning away must stay cheap: what is over its rate is counted, not recorded.
-    let unrecorded = |error: &&ApiError| !error.recorded && error.code != "rate_limited";
-    let Some(error) = response.extensions().get::<ApiError>().filter(unrecorded) else { return response };
-    let recorded = app.vault.record_refusal(scene.principal.get(), &scene.context, action, error.code).await;
-    match recorded {
-        Ok(()) => response,
-        Err(fault) => ApiError::from(fault).into_response(),
+#[derive(Clone)]
+struct Refusals {
+    app: App,
+    scene: Arc<Scene>,
+    action: &'static str,
+    path: Option<SecretPath>,
+}
+
+impl Refusals {
+    /// Does the work and records its refusal, detached: a client that hangs up cannot split what is done from what is
+    /// recorded.
+    async fn detached(self, work: impl Future<Output = Response> + Send + 'static) -> Result<Response, JoinError> {
+        let span = tracing::info_span!("request", request_id = %self.scene.context.request_id);
+        tokio::spawn(async move { self.conclude(work.await).await }.instrument(span)).await
     }
+
+    async fn conclude(self, response: Response) -> Response {
+        let unrecorded = |error: &&ApiError| !error.recorded;
+        match response.extensions().get::<ApiError>().filter(unrecorded).map(|error| error.code) {
+            // Turning away must stay cheap: what is over its rate is counted, not recorded.
+            None | Some("rate_limited") => response,
+            // What could not be done in time must not wait for the log as well; the event follows when it can.
+            Some("service_unavailable") => {
+                tokio::spawn(async move { self.record("service_unavailable").await.ok() }.in_current_span());
+                response
+            }
+            Some(code) => match self.record(code).await {
+                Ok(()) => response,
+                Err(fault) => ApiError::from(fault).into_response(),
+            },
+        }
+    }
+
+    async fn record(self, code: &'static str) -> Result<(), Fault> {
+        let Self { app, scene, action, path } = self;
+        app.vault.record_refusal(scene.principal.get(), &scene.context, action, path, code).await
+    }
+}
+
+/// Whose units a request draws on.
+fn bucket_of(principal: &Principal) -> Arc<str> {
+    format!("{}/{}", principal.tenant, principal.id).into()
 }
 
 fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {
@@ -232,6 +284,7 @@ pub struct Caller {
     /// The caller as the vault knows it.
     pub vault: vault::Caller,
     app: App,
+    scene: Arc<Scene>,
 }
 
 impl Caller {
@@ -241,17 +294,18 @@ impl Caller {
     ///
     /// 429 where there are too few.
     pub fn draw(&self, category: Category, units: u32) -> Result<(), ApiError> {
-        let drawn = self.app.rates.draw(&self.name(), category, units, self.vault.context.now);
-        drawn.map(drop).map_err(|exhausted| rate_limited(&self.app, category, exhausted))
+        let bucket = bucket_of(&self.vault.principal);
+        let drawn = self.app.rates.draw(&bucket, category, units, self.vault.context.now);
+        drawn.map(drop).map_err(|exhausted| {
+            self.scene.show(Some(exhausted.quota));
+            rate_limited(&self.app, category, exhausted)
+        })
     }
 
     /// Gives units back.
     pub fn give_back(&self, category: Category, units: u32) {
-        self.app.rates.give_back(&self.name(), category, units, self.vault.context.now);
-    }
-
-    fn name(&self) -> Arc<str> {
-        format!("{}/{}", self.vault.principal.tenant, self.vault.principal.id).into()
+        let bucket = bucket_of(&self.vault.principal);
+        self.app.rates.give_back(&bucket, category, units, self.vault.context.now);
     }
 }
 
@@ -266,15 +320,44 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 /// The secret's path in the request's target, read from its raw bytes: never percent-decoded, never normalised.
 pub struct Target(pub SecretPath);
 
+impl Target {
+    /// The path of a request whose route has one.
+    fn read<B>(request: &axum::http::Request<B>) -> Option<Result<SecretPath, InvalidPath>> {
+        Self::parse(request.extensions().get::<MatchedPath>()?, request.uri())
+    }
+
+    fn parse(route: &MatchedPath, target: &Uri) -> Option<Result<SecretPath, InvalidPath>> {
+        // `/v1/secrets/` and its like stand for a path that is empty, and so invalid.
+        let prefix = route
+            .as_str()
+            .strip_suffix("{*path}")
+            .or_else(|| route.as_str().ends_with('/').then_some(route.as_str()))?;
+        target.path().strip_prefix(prefix).map(SecretPath::parse)
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        let prefix = route.strip_suffix("{*path}").unwrap_or(route);
-        let raw = parts.uri.path().strip_prefix(prefix).unwrap_or_default();
-        let parsed = SecretPath::parse(raw).map(Self);
-        parsed.map_err(|error| ApiError::new("invalid_path", format!("This is no secret path: {error}")))
+        let route = parts.extensions.get::<MatchedPath>();
+        let parsed = route.and_then(|route| Self::parse(route, &parts.uri));
+        let path = parsed.ok_or_else(|| ApiError::new("internal_error", ""))?;
+        path.map(Self).map_err(|error| ApiError::new("invalid_path", format!("This is no secret path: {error}")))
+    }
+}
+
+/// The query's parameters. Unknown ones are refused: a misspelt one would be a surprise, and a token has no place there.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let Ok(Query(parameters)) = Query::try_from_uri(&parts.uri) else {
+            return Err(ApiError::invalid("The query has a parameter that is unknown, repeated or of the wrong type"));
+        };
+        Ok(Self(parameters))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! No message here repeats a value from the body: parsers like to, and the value may be a secret.
 
-use std::{collections::HashSet, fmt, marker::PhantomData};
+use std::{collections::HashSet, fmt, io, marker::PhantomData};
 
 use axum::{
     body::Body,
@@ -55,8 +55,8 @@ impl JsonBody {
     /// 400 that names the field.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
         let mut deserializer = serde_json::Deserializer::from_slice(&self.0);
-        let parsed = serde_path_to_error::deserialize(&mut deserializer);
-        parsed.map(|Object(body)| body).map_err(|error| {
+        let parsed = serde_path_to_error::deserialize(&mut deserializer).map(|Object(value)| value);
+        parsed.map_err(|error| {
             let text = error.inner().to_string();
             let field = error.path().to_string();
             ApiError::invalid(match (named(&text, "unknown field `"), named(&text, "missing field `")) {
@@ -70,46 +70,38 @@ impl JsonBody {
     }
 }
 
-/// A structure that is written as a JSON object. Derived readers also take an array of a structure's fields in their
-/// order, which no client means: this one does not.
-pub struct Object<T>(pub T);
+/// What is written as an object. A derived struct by itself would take an array of its fields as well.
+struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
     }
 }
 
 struct ObjectVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-    type Value = T;
+    type Value = Object<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(fields))
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
     }
 }
 
-/// For a field that is a structure.
-///
-/// # Errors
-///
-/// For all but an object of the structure's fields.
+/// For a field that holds a struct.
 pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    Object::deserialize(deserializer).map(|Object(inner)| inner)
+    Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
-/// For a field that is a structure or `null`.
-///
-/// # Errors
-///
-/// For all but an object of the structure's fields, and `null`.
-pub fn object_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    Option::deserialize(deserializer).map(|inner| inner.map(|Object(inner)| inner))
+/// For a field that holds a struct or `null`.
+pub fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let value: Option<Object<T>> = Deserialize::deserialize(deserializer)?;
+    Ok(value.map(|Object(value)| value))
 }
 
 /// Appends without leaving an unwiped copy behind, as a vector that grows by itself would.
@@ -234,14 +226,28 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
+/// A writer that wipes what it outgrows.
+struct WipedWriter(Zeroizing<Vec<u8>>);
+
+impl io::Write for WipedWriter {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        grow(&mut self.0, data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An answer. Its bytes are wiped once they are sent: they may hold secrets.
 pub fn reply(body: &impl Serialize) -> Response {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1_024));
-    if let Err(error) = serde_json::to_writer(&mut *bytes, body) {
+    let mut writer = WipedWriter(Zeroizing::new(Vec::with_capacity(1_024)));
+    if let Err(error) = serde_json::to_writer(&mut writer, body) {
         tracing::error!(%error, "an answer cannot be written");
         return ApiError::new("internal_error", "").into_response();
     }
-    let body = Body::from(Bytes::from_owner(bytes));
+    let body = Body::from(Bytes::from_owner(writer.0));
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 

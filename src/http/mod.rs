@@ -12,7 +12,7 @@ mod serve;
 mod system;
 mod wire;
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router, middleware,
@@ -26,7 +26,7 @@ pub use serve::{ServeLimits, TlsError, serve, tls_config};
 
 use crate::{
     auth::Authenticator,
-    domain::{Clock, Entropy, Scope},
+    domain::{Clock, Entropy, Scope, hex},
     telemetry::{Metrics, PolicyNumbers},
     vault::Vault,
 };
@@ -94,17 +94,11 @@ impl App {
     fn request_id(&self) -> Arc<str> {
         let mut random = [0; 16];
         self.entropy.fill(&mut random);
-        let mut id = "req_".to_owned();
-        for byte in random {
-            // INVARIANT: writing to a string does not fail.
-            write!(id, "{byte:02x}").ok();
-        }
-        id.into()
+        format!("req_{}", hex(&random)).into()
     }
 }
 
 /// All routes: what each needs, and what it draws on.
-#[must_use]
 pub fn router(app: App, settings: &ApiSettings) -> Router {
     let read = gated(&app, Scope::SecretsRead, Category::Read, get(secrets::read));
     let write = gated(&app, Scope::SecretsWrite, Category::Write, put(secrets::put));
@@ -114,9 +108,9 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let one_metadata =
         describe.merge(gated(&app, Scope::SecretsWrite, Category::Write, patch(secrets::patch_metadata)));
     let batch_read = gated(&app, Scope::SecretsRead, Category::BatchRead, post(batch::read));
-    let batch_read = batch_read.merge(put(batch::no_write).patch(batch::no_write));
+    let batch_read = batch_read.fallback(batch::other_method);
     let batch_metadata = gated(&app, Scope::SecretsList, Category::BatchMetadata, post(batch::metadata));
-    let batch_metadata = batch_metadata.merge(put(batch::no_write).patch(batch::no_write));
+    let batch_metadata = batch_metadata.fallback(batch::other_method);
     let metrics = get(system::metrics);
     let metrics =
         if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };

@@ -1,7 +1,7 @@
 //! One secret at a time, and their listing.
 
 use axum::{
-    extract::{Query, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
-    frame::{Caller, NoQuery, Target},
+    frame::{Caller, NoQuery, Params, Target},
     json::{JsonBody, reply},
     wire::{
         DeleteQuery, Deleted, Description, DestroyBody, Destroyed, ListBody, ListQuery, MetadataPatch, PutBody,
@@ -19,7 +19,7 @@ use super::{
     },
 };
 use crate::{
-    domain::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Span, Version},
+    domain::{InvalidMetadata, MAX_PATH_BYTES, Metadata, MetadataText, SecretType, SecretValue, Span, Version},
     store::Committed,
     vault::{PutRequest, Release, field_names},
 };
@@ -35,7 +35,7 @@ const MAX_PAGE: usize = 1_000;
 const PAGE: usize = 100;
 
 /// Reads a secret.
-#[utoipa::path(get, path = "/v1/secrets/{path}", tag = "secrets",
+#[utoipa::path(get, path = "/v1/secrets/{path}", tag = "secrets", operation_id = "read_secret",
     params(("path" = String, Path, description = "The secret's path"), ReadQuery),
     responses((status = 200, body = Secret), (status = 304, description = "The caller has it already"),
         (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
@@ -43,10 +43,10 @@ pub async fn read(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    query: Result<Query<ReadQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ReadQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let version = query.map_err(bad_query)?.version.map(version_of).transpose()?;
+    let version = query.version.map(version_of).transpose()?;
     let found = app.vault.read(&caller.vault, path, version, entity_tags(&headers)).await?;
     let tag = HeaderValue::from_str(&found.entity_tag()).map_err(|_| ApiError::new("internal_error", ""))?;
     let mut response = match &found.release {
@@ -72,7 +72,7 @@ pub async fn read(
 }
 
 /// Writes a new version of a secret.
-#[utoipa::path(put, path = "/v1/secrets/{path}", tag = "secrets",
+#[utoipa::path(put, path = "/v1/secrets/{path}", tag = "secrets", operation_id = "write_secret",
     params(("path" = String, Path, description = "The secret's path")), request_body = PutBody,
     responses((status = 201, body = Written, description = "The first version"), (status = 200, body = Written),
         (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
@@ -90,7 +90,7 @@ pub async fn put(
 }
 
 /// Deletes a secret: hidden until restored, or for good.
-#[utoipa::path(delete, path = "/v1/secrets/{path}", tag = "secrets",
+#[utoipa::path(delete, path = "/v1/secrets/{path}", tag = "secrets", operation_id = "delete_secret",
     params(("path" = String, Path, description = "The secret's path"), DeleteQuery),
     responses((status = 200, body = Deleted), (status = 204, description = "All versions and their keys are gone"),
         (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
@@ -98,9 +98,9 @@ pub async fn delete(
     State(app): State<App>,
     caller: Caller,
     Target(path): Target,
-    query: Result<Query<DeleteQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<DeleteQuery>,
 ) -> Result<Response, ApiError> {
-    if query.map_err(bad_query)?.permanent {
+    if query.permanent {
         app.vault.purge(&caller.vault, path).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -110,7 +110,7 @@ pub async fn delete(
 }
 
 /// Undoes a delete.
-#[utoipa::path(post, path = "/v1/restore/{path}", tag = "secrets",
+#[utoipa::path(post, path = "/v1/restore/{path}", tag = "secrets", operation_id = "restore_secret",
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -125,17 +125,16 @@ pub async fn restore(
 }
 
 /// Lists secrets. Those that the caller may not list are absent.
-#[utoipa::path(get, path = "/v1/secrets", tag = "secrets", params(ListQuery),
+#[utoipa::path(get, path = "/v1/secrets", tag = "secrets", operation_id = "list_secrets", params(ListQuery),
     responses((status = 200, body = ListBody), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
 pub async fn list(
     State(app): State<App>,
     caller: Caller,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<ListQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(bad_query)?;
     let limit = page_limit(query.limit, PAGE)?;
-    if query.prefix.len() > 512 || !query.prefix.bytes().all(|b| b.is_ascii_graphic()) {
+    if query.prefix.len() > MAX_PATH_BYTES || !query.prefix.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(ApiError::new("invalid_path", "The prefix is no beginning of a path"));
     }
     let page = app.vault.list(&caller.vault, query.prefix, query.cursor.as_deref(), limit).await?;
@@ -144,7 +143,7 @@ pub async fn list(
 }
 
 /// Describes a secret: everything but its value.
-#[utoipa::path(get, path = "/v1/metadata/{path}", tag = "secrets",
+#[utoipa::path(get, path = "/v1/metadata/{path}", tag = "secrets", operation_id = "describe_secret",
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Description), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -170,10 +169,10 @@ pub async fn patch_metadata(
     _: NoQuery,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let patch: MetadataPatch = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
-    patch.apply(Metadata::default()).check().map_err(invalid_metadata)?;
+    let changes: MetadataPatch = JsonBody::read(request, MAX_SMALL_BYTES).await?.parse()?;
+    changes.apply(Metadata::default()).check().map_err(|broken| invalid_metadata(&broken))?;
     let edit = Box::new(move |before: &MetadataText| {
-        let after = patch.apply(before.parse());
+        let after = changes.apply(before.parse());
         after.check().ok().map(|()| MetadataText::from(&after))
     });
     let head = app.vault.edit_metadata(&caller.vault, path, edit).await?.head;
@@ -181,7 +180,7 @@ pub async fn patch_metadata(
 }
 
 /// Lists a secret's versions, newest first.
-#[utoipa::path(get, path = "/v1/versions/{path}", tag = "secrets",
+#[utoipa::path(get, path = "/v1/versions/{path}", tag = "secrets", operation_id = "list_versions",
     params(("path" = String, Path, description = "The secret's path")),
     responses((status = 200, body = Versions), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -198,7 +197,7 @@ pub async fn versions(
 }
 
 /// Writes an old version's value as a new version.
-#[utoipa::path(post, path = "/v1/rollback/{path}", tag = "secrets",
+#[utoipa::path(post, path = "/v1/rollback/{path}", tag = "secrets", operation_id = "roll_back",
     params(("path" = String, Path, description = "The secret's path")), request_body = RollbackBody,
     responses((status = 200, body = Written), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -215,7 +214,7 @@ pub async fn rollback(
 }
 
 /// Destroys versions: their values and keys are gone for good.
-#[utoipa::path(post, path = "/v1/destroy/{path}", tag = "secrets",
+#[utoipa::path(post, path = "/v1/destroy/{path}", tag = "secrets", operation_id = "destroy_versions",
     params(("path" = String, Path, description = "The secret's path")), request_body = DestroyBody,
     responses((status = 200, body = Destroyed), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
@@ -247,11 +246,6 @@ pub(super) fn page_limit(limit: Option<usize>, default: usize) -> Result<usize, 
     if (1..=MAX_PAGE).contains(&limit) { Ok(limit) } else { Err(ApiError::invalid("limit: 1 to 1,000 are wanted")) }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-pub(super) fn bad_query(_: axum::extract::rejection::QueryRejection) -> ApiError {
-    ApiError::invalid("The query has a parameter that is unknown, repeated or of the wrong type")
-}
-
 /// A stored value on its way out. It was a JSON object when it was taken in, and it authenticated.
 pub(super) fn raw(value: &SecretValue) -> Result<&RawValue, ApiError> {
     serde_json::from_slice(value.expose()).map_err(|_| ApiError::new("unreadable", ""))
@@ -266,7 +260,7 @@ fn put_request(caller: &Caller, body: PutBody<'_>) -> Result<PutRequest, ApiErro
     let unknown = || ApiError::new("invalid_secret_type", "kv, json, certificate, ssh_key or api_key is wanted");
     let secret_type = body.secret_type.map(|word| SecretType::parse(&word).ok_or_else(unknown)).transpose()?;
     let metadata = body.metadata.map(Metadata::from);
-    metadata.as_ref().map_or(Ok(()), Metadata::check).map_err(invalid_metadata)?;
+    metadata.as_ref().map_or(Ok(()), Metadata::check).map_err(|broken| invalid_metadata(&broken))?;
     let options = body.options;
     let bad_span = |error: crate::domain::InvalidDuration| ApiError::new("invalid_duration", error.to_string());
     let expires_in = options.expires_in.map(|text| text.parse::<Span>().map_err(bad_span)).transpose()?;
@@ -292,7 +286,7 @@ fn unprocessable(field: &str, wanted: &str) -> ApiError {
     ApiError::new("validation_error", format!("{field}: {wanted}")).with_details(details)
 }
 
-fn invalid_metadata(broken: Vec<InvalidMetadata>) -> ApiError {
+fn invalid_metadata(broken: &[InvalidMetadata]) -> ApiError {
     let fields: serde_json::Map<_, _> = broken.iter().map(|b| (b.field.to_owned(), b.limit.into())).collect();
     ApiError::new("validation_error", "The metadata is beyond its limits").with_details(json!({ "fields": fields }))
 }

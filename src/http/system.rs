@@ -1,7 +1,7 @@
 //! Who am I, how is the server, what are its policies.
 
 use axum::{
-    extract::State,
+    extract::{Path, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -112,7 +112,7 @@ pub async fn whoami(caller: Caller, _: NoQuery) -> Response {
 }
 
 /// Lists the policy modules in force.
-#[utoipa::path(get, path = "/v1/policies", tag = "policies",
+#[utoipa::path(get, path = "/v1/policies", tag = "policies", operation_id = "list_policies",
     responses((status = 200, body = PoliciesBody), (status = "4XX", body = ErrorEnvelope)))]
 pub async fn policies(State(app): State<App>, _: Caller, _: NoQuery) -> Response {
     let set = app.vault.policies().current();
@@ -121,14 +121,14 @@ pub async fn policies(State(app): State<App>, _: Caller, _: NoQuery) -> Response
 }
 
 /// Describes one policy module.
-#[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies",
+#[utoipa::path(get, path = "/v1/policies/{name}", tag = "policies", operation_id = "describe_policy",
     params(("name" = String, Path, description = "The module's name in the manifest")),
     responses((status = 200, body = PolicyBody), (status = "4XX", body = ErrorEnvelope)))]
 pub async fn policy(
     State(app): State<App>,
     _: Caller,
     _: NoQuery,
-    axum::extract::Path(name): axum::extract::Path<String>,
+    Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
     let set = app.vault.policies().current();
     let module = set.modules.iter().find(|module| module.reference.name == name);
@@ -146,11 +146,7 @@ pub async fn health() -> Response {
 #[utoipa::path(get, path = "/v1/health/ready", tag = "system", security(()),
     responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
 pub async fn ready(State(app): State<App>) -> Response {
-    let mut failing = Vec::new();
-    if let Err(error) = app.vault.ready().await {
-        tracing::error!(%error, "not ready");
-        failing.extend(["database", "audit"]);
-    }
+    let failing = app.vault.failing().await;
     let (status, word) =
         if failing.is_empty() { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
     (status, reply(&Readiness { status: word, failing })).into_response()
@@ -162,7 +158,7 @@ pub async fn version() -> Response {
     reply(&serde_json::json!({ "name": "portcullis", "version": env!("CARGO_PKG_VERSION") }))
 }
 
-/// Metrics as OpenMetrics text.
+/// Metrics as `OpenMetrics` text.
 #[utoipa::path(get, path = "/v1/metrics", tag = "system", responses((status = 200, body = String)))]
 pub async fn metrics(State(app): State<App>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

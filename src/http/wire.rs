@@ -1,12 +1,15 @@
 //! Bodies of requests and answers, as the API documents them.
 
+#![expect(clippy::option_option, reason = "a merge patch tells `null` from absent")]
+#![expect(clippy::struct_field_names, reason = "the API's own names")]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::json::{object, object_or_null};
+use super::json::{maybe_object, object};
 use crate::domain::{Head, Metadata, MetadataText, SecretType, Timestamp, Version, VersionRecord, VersionState};
 
 /// A new version of a secret.
@@ -20,7 +23,7 @@ pub struct PutBody<'a> {
     /// `kv`, `json`, `certificate`, `ssh_key` or `api_key`; as before (or `kv`) where absent.
     pub secret_type: Option<String>,
     /// What may be known of it; as before where absent.
-    #[serde(default, deserialize_with = "object_or_null")]
+    #[serde(default, deserialize_with = "maybe_object")]
     pub metadata: Option<MetadataBody>,
     /// How to write it.
     #[serde(default, deserialize_with = "object")]

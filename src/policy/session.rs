@@ -112,11 +112,14 @@ impl<'s> Session<'s> {
                 shadows.push((module, stance(answer)));
             }
         }
-        let decision = combination.conclude(action);
+        let mut decision = combination.conclude(action);
         let allowed = matches!(decision.verdict, Verdict::Allow(_));
         for (module, effect) in shadows {
             if effect != Effect::Abstain && (effect == Effect::Allow) != allowed {
                 module.stats.disagreed();
+                let would = if allowed { "deny" } else { "allow" };
+                tracing::info!(policy = module.reference.name, path = %subject.path, would, "a shadow policy disagrees");
+                decision.dissent.push((Arc::clone(&module.reference), would));
             }
         }
         decision
@@ -221,6 +224,7 @@ impl Combination {
             module: Some(Arc::clone(&module.reference)),
             reason,
             rules,
+            dissent: Vec::new(),
             inputs: Vec::new(),
         });
     }
@@ -231,7 +235,8 @@ impl Combination {
         }
         if let Some((module, reason, rules)) = self.allowed {
             let verdict = Verdict::Allow(self.filter);
-            return Decision { verdict, module: Some(module), reason, rules, inputs: self.inputs };
+            let dissent = Vec::new();
+            return Decision { verdict, module: Some(module), reason, rules, dissent, inputs: self.inputs };
         }
         let message = format!("No policy permits {} on this path", action.as_str());
         Decision {
@@ -239,6 +244,7 @@ impl Combination {
             module: None,
             reason: "no_policy".to_owned(),
             rules: Vec::new(),
+            dissent: Vec::new(),
             inputs: self.inputs,
         }
     }

@@ -17,7 +17,7 @@ use super::{
     session::Session,
     stats::Stats,
 };
-use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp};
+use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp, hex};
 
 /// Largest settings file, in bytes.
 const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
@@ -59,12 +59,16 @@ pub struct PolicySet {
 
 /// A policy directory that cannot be taken; every problem that was found, in words for people.
 #[derive(Debug, thiserror::Error)]
-#[error("the policies in {} cannot be loaded:{}", .directory.display(), .problems.iter().map(|p| format!("\n  - {p}")).collect::<String>())]
+#[error("the policies in {} cannot be loaded:{}", .directory.display(), bullets(.problems))]
 pub struct Rejected {
     /// The directory.
     pub directory: PathBuf,
     /// What is wrong with it.
     pub problems: Vec<String>,
+}
+
+fn bullets(lines: &[String]) -> String {
+    lines.iter().fold(String::new(), |text, line| text + "\n  - " + line)
 }
 
 impl PolicySet {
@@ -83,7 +87,7 @@ impl PolicySet {
             match Module::load(engine, directory, entry) {
                 Ok(module) => modules.push(module),
                 Err(Unfit(found)) => {
-                    problems.extend(found.into_iter().map(|problem| format!("policy `{name}`: {problem}")))
+                    problems.extend(found.into_iter().map(|problem| format!("policy `{name}`: {problem}")));
                 }
             }
         }
@@ -144,8 +148,4 @@ fn read(directory: &Path, file: &str, most: u64) -> Result<Vec<u8>, Unfit> {
         return Err(Unfit::from(format!("{file} has {length} bytes, {most} are the most")));
     }
     fs::read(&path).map_err(unreadable)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -30,6 +30,12 @@ pub enum StoreError {
     /// What is stored cannot have been written by this program.
     #[error("damaged row: {0}")]
     Damaged(&'static str),
+    /// The writer could not commit; it has logged why.
+    #[error("the writer did not commit")]
+    Uncommitted,
+    /// The caller did not wait longer. A change may stand or not; if it stands, so does its audit row.
+    #[error("the store did not answer in time")]
+    Late,
     /// The caller's seal failed.
     #[error("the value could not be sealed")]
     Unsealable,
@@ -43,6 +49,13 @@ pub enum StoreError {
 
 /// What every method answers with.
 pub type StoreResult<T> = Result<T, StoreError>;
+
+/// A row that cannot have been written by this program, by what is wrong with it. It concerns its own secret alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DamagedRow(pub &'static str);
+
+/// What is stored at a path.
+pub type Stored = Result<Option<Record>, DamagedRow>;
 
 /// Seals the value for the version that it is about to get.
 pub type Seal = Box<dyn FnOnce(Version) -> Option<SealedValue> + Send>;
@@ -84,6 +97,8 @@ pub struct Put {
     pub max_versions: Option<u32>,
     /// The version that must be the newest; 0: there must be none.
     pub expected_version: Option<i64>,
+    /// The version that the value was taken from: it must still be there.
+    pub source: Option<Version>,
     /// Seals the value.
     pub seal: Seal,
 }
@@ -128,6 +143,8 @@ pub enum Refusal {
     MetadataTooLarge,
     /// The secret has had as many versions as numbers allow.
     VersionsExhausted,
+    /// What is stored of the secret is damaged.
+    Damaged,
 }
 
 /// Which secrets a listing wants, in the order of their paths.
@@ -146,13 +163,10 @@ pub struct ListScan {
 pub trait SecretStore: Send + Sync {
     /// The secrets at these paths, each at the version asked for or else its newest, in the order of the question: one
     /// statement, one snapshot. Deleted and expired ones are found too; `None` where there is nothing.
-    async fn get_many(
-        &self,
-        tenant: &TenantId,
-        wanted: &[(SecretPath, Option<Version>)],
-    ) -> StoreResult<Vec<Option<Record>>>;
+    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>>;
 
-    /// The secrets that are neither deleted nor expired at `now`, in the order of their paths' bytes.
+    /// The secrets that are neither deleted nor expired at `now`, in the order of their paths' bytes. Fewer than the
+    /// limit only where there are no more; damaged ones are logged and passed over.
     async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>>;
 
     /// A secret and all its versions, newest first, without values.
@@ -176,7 +190,7 @@ pub trait SecretStore: Send + Sync {
     /// Keeps the root key's fingerprint, unless there is one already. Answers what is kept now.
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>>;
 
-    /// Whether the store can read and write.
+    /// Whether the store can be read and the audit log takes a row.
     async fn ready(&self) -> StoreResult<()>;
 
     /// Finishes what was begun and lets go of the database.

@@ -4,20 +4,29 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{
-    PgPool, Postgres, SqlSafeStr,
+    ConnectOptions, Connection, PgPool, Postgres, SqlSafeStr,
     migrate::{Migration, MigrationType, Migrator},
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, tables::Tables};
+use super::{ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, Stored, tables::Tables};
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, Record, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
-    VersionRecord, WrappedKey,
+    AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
+    WrappedKey,
 };
 
 /// How long a request waits for a free connection before it is told that the store is not there.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What every session is set to, whatever the database's own defaults are. An acknowledged write must survive a crash;
+/// and what no request waits for any longer must not hold a connection or a lock.
+const SESSION: [(&str, &str); 4] = [
+    ("synchronous_commit", "on"),
+    ("lock_timeout", "2s"),
+    ("statement_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+];
 
 /// [`SecretStore`] on PostgreSQL. Stateless: any number of servers may use one database.
 pub struct PostgresStore {
@@ -31,16 +40,13 @@ impl PostgresStore {
     ///
     /// A bad URL, no connection, a failed migration.
     pub async fn connect(url: &str, max_connections: u32) -> StoreResult<Self> {
-        // An acknowledged write must survive a crash, whatever the server's own default is.
-        let options = url.parse::<PgConnectOptions>()?.options([("synchronous_commit", "on")]);
+        let options = url.parse::<PgConnectOptions>()?;
+        migrate(&options).await?;
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options)
+            .connect_with(options.options(SESSION))
             .await?;
-        let sql = include_str!("migrations/postgres/0001_vault.sql").into_sql_str();
-        let first = Migration::new(1, "vault".into(), MigrationType::Simple, sql, false);
-        Migrator::with_migrations(vec![first]).run(&pool).await?;
         Ok(Self { pool })
     }
 
@@ -51,11 +57,7 @@ impl PostgresStore {
 
 #[async_trait]
 impl SecretStore for PostgresStore {
-    async fn get_many(
-        &self,
-        tenant: &TenantId,
-        wanted: &[(SecretPath, Option<Version>)],
-    ) -> StoreResult<Vec<Option<Record>>> {
+    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
         Tables::<Postgres>(&mut *self.connection().await?).get_many(tenant, wanted).await
     }
 
@@ -90,10 +92,7 @@ impl SecretStore for PostgresStore {
     }
 
     async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        let mut connection = self.connection().await?;
-        let mut tables = Tables::<Postgres>(&mut *connection);
-        tables.add_tenant_key(tenant, &key).await?;
-        tables.tenant_keys(tenant).await
+        Tables::<Postgres>(&mut *self.connection().await?).add_tenant_key(tenant, &key).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
@@ -102,11 +101,20 @@ impl SecretStore for PostgresStore {
 
     async fn ready(&self) -> StoreResult<()> {
         let mut transaction = self.pool.begin().await?;
-        Tables::<Postgres>(&mut *transaction).probe_write().await?;
-        Ok(transaction.rollback().await?)
+        Tables::<Postgres>(&mut *transaction).probe().await?;
+        Ok(transaction.commit().await?)
     }
 
     async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Brings the tables to this program's version, on a connection without time limits: a migration takes what it takes.
+async fn migrate(options: &PgConnectOptions) -> StoreResult<()> {
+    let mut connection = options.connect().await?;
+    let sql = include_str!("migrations/postgres/0001_vault.sql").into_sql_str();
+    let first = Migration::new(1, "vault".into(), MigrationType::Simple, sql, false);
+    Migrator::with_migrations(vec![first]).run_direct(None, &mut connection, false).await?;
+    Ok(connection.close().await?)
 }

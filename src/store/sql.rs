@@ -34,6 +34,8 @@ pub trait Backend: Database<Row: Columns> {
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
     const LOCK_SECRET: Option<&'static str>;
+    /// Appends an audit row at the place 0, which no other row takes.
+    const PROBE: &'static str;
 
     fn fetch(
         connection: &mut Self::Connection,
@@ -112,19 +114,19 @@ macro_rules! driver {
     ($database:ty, $connection:ty, $row:ty, { $($constants:tt)* }) => {
         impl Columns for $row {
             fn text(&self, column: usize) -> StoreResult<String> {
-                Ok(self.try_get(column)?)
+                self.try_get(column).map_err(undecodable)
             }
             fn int(&self, column: usize) -> StoreResult<i64> {
-                Ok(self.try_get(column)?)
+                self.try_get(column).map_err(undecodable)
             }
             fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>> {
-                Ok(self.try_get(column)?)
+                self.try_get(column).map_err(undecodable)
             }
             fn blob(&self, column: usize) -> StoreResult<Vec<u8>> {
-                Ok(self.try_get(column)?)
+                self.try_get(column).map_err(undecodable)
             }
             fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>> {
-                Ok(self.try_get(column)?)
+                self.try_get(column).map_err(undecodable)
             }
         }
 
@@ -171,6 +173,8 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
                                 AND v.version = COALESCE($3 ->> wanted.key, s.latest)"
     );
     const LOCK_SECRET: Option<&'static str> = None;
+    const PROBE: &'static str =
+        "INSERT INTO audit_log (sequence, at, action, request_id, body) VALUES (0, 0, 'probe', '', x'')";
 });
 
 driver!(Postgres, PgConnection, PgRow, {
@@ -190,6 +194,13 @@ driver!(Postgres, PgConnection, PgRow, {
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
+    const PROBE: &'static str = "INSERT INTO audit_log (sequence, at, action, request_id, body)
+                                 OVERRIDING SYSTEM VALUE VALUES (0, 0, 'probe', '', '')";
 });
+
+/// A column of a type or with bytes that this program does not write.
+fn undecodable(_: sqlx::Error) -> StoreError {
+    StoreError::Damaged("column")
+}
 
 pub(super) use {head_columns, version_columns};

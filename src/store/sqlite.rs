@@ -19,10 +19,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, tables::Tables};
+use super::{
+    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, tables::Tables,
+};
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, Record, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
-    VersionRecord, WrappedKey,
+    AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
+    WrappedKey,
 };
 
 /// The first release without the defect by which two connections could corrupt a write-ahead log
@@ -102,17 +104,13 @@ impl SqliteStore {
     async fn write<T>(&self, job: impl FnOnce(oneshot::Sender<StoreResult<T>>) -> Job) -> StoreResult<T> {
         let (reply, answer) = oneshot::channel();
         self.writer.send(job(reply)).await.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        answer.await.map_err(|_| StoreError::Uncommitted)?
     }
 }
 
 #[async_trait]
 impl SecretStore for SqliteStore {
-    async fn get_many(
-        &self,
-        tenant: &TenantId,
-        wanted: &[(SecretPath, Option<Version>)],
-    ) -> StoreResult<Vec<Option<Record>>> {
+    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
         Tables::<Sqlite>(&mut *self.reader().await?).get_many(tenant, wanted).await
     }
 
@@ -169,141 +167,116 @@ impl SecretStore for SqliteStore {
 /// The one connection that writes.
 struct Writer {
     options: SqliteConnectOptions,
-    /// None after a failed commit: what SQLite knows of the log is not to be trusted then, so it is opened anew.
+    /// None after a failure: what SQLite knows of the log is not to be trusted then, so it is opened anew.
     connection: Option<SqliteConnection>,
 }
 
+/// Sends an answer, once what it tells is durable.
+type Reply = Box<dyn FnOnce() + Send>;
+
 impl Writer {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut open = true;
-        while open && let Some(first) = jobs.recv().await {
+        while let Some(first) = jobs.recv().await {
             let mut group = vec![first];
             while group.len() < GROUP
                 && let Ok(job) = jobs.try_recv()
             {
                 group.push(job);
             }
-            open = self.serve(group).await;
+            if group.iter().any(|job| matches!(job, Job::Close)) {
+                // Nothing more is let in; what waits already is still served.
+                jobs.close();
+            }
+            group.retain(Job::is_awaited);
+            if !group.is_empty() {
+                self.serve(group).await;
+            }
         }
         if let Some(connection) = self.connection.take() {
             connection.close().await.ok();
         }
     }
 
-    /// Serves a group in one transaction, and answers everyone after it is durable. False once asked to close.
-    async fn serve(&mut self, group: Vec<Job>) -> bool {
-        let mut open = true;
-        let mut replies: Vec<Box<dyn FnOnce(StoreResult<()>) + Send>> = Vec::with_capacity(group.len());
-        let mut fate = self.begin().await;
-        for job in group {
-            if matches!(job, Job::Close) {
-                open = false;
-                continue;
+    /// Serves a group in one transaction, and answers everyone after it is durable. Who gets no answer hears of the
+    /// failure by that.
+    async fn serve(&mut self, group: Vec<Job>) {
+        match self.commit(group).await {
+            Ok(replies) => replies.into_iter().for_each(|reply| reply()),
+            Err(error) => {
+                tracing::error!(%error, "nothing of a group of changes could be committed");
+                if let Some(connection) = self.connection.take() {
+                    connection.close_hard().await.ok();
+                }
             }
-            let reply = match (&fate, self.connection.as_mut()) {
-                (Ok(()), Some(connection)) => match perform(job, connection).await {
-                    Ok(reply) => reply,
-                    Err((error, reply)) => {
-                        fate = Err(error);
-                        reply
-                    }
-                },
-                _ => refuse(job),
-            };
-            replies.push(reply);
         }
-        let fate = self.finish(fate).await;
-        for reply in replies {
-            reply(fate.as_ref().map(|()| ()).map_err(again));
-        }
-        open
     }
 
-    async fn begin(&mut self) -> StoreResult<()> {
+    async fn commit(&mut self, group: Vec<Job>) -> StoreResult<Vec<Reply>> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.options.connect().await?,
         };
-        sqlx::query("BEGIN IMMEDIATE").execute(self.connection.insert(connection)).await?;
-        Ok(())
-    }
-
-    async fn finish(&mut self, fate: StoreResult<()>) -> StoreResult<()> {
-        let Some(connection) = self.connection.as_mut() else { return fate };
-        let ended = match fate {
-            Ok(()) => sqlx::query("COMMIT").execute(connection).await.map(drop).map_err(StoreError::from),
-            Err(error) => {
-                sqlx::query("ROLLBACK").execute(connection).await.ok();
-                Err(error)
-            }
-        };
-        if ended.is_err()
-            && let Some(connection) = self.connection.take()
-        {
-            connection.close_hard().await.ok();
+        let mut transaction = self.connection.insert(connection).begin_with("BEGIN IMMEDIATE").await?;
+        let mut replies = Vec::with_capacity(group.len());
+        // Whoever gave up while the transaction waited to begin was told that nothing was done.
+        for job in group.into_iter().filter(Job::is_awaited) {
+            replies.push(perform(job, &mut transaction).await?);
         }
-        ended
+        transaction.commit().await?;
+        Ok(replies)
     }
 }
 
-/// Sends the answer once the fate of the whole group is known.
-type Reply = Box<dyn FnOnce(StoreResult<()>) + Send>;
-
-fn reply_with<T: Send + 'static>(sender: oneshot::Sender<StoreResult<T>>, value: StoreResult<T>) -> Reply {
-    Box::new(move |fate| {
-        // Nobody listens where the request was given up; what was done stands and is in the audit.
-        sender.send(fate.and(value)).ok();
-    })
-}
-
-/// Does one job inside the group's transaction.
-async fn perform(job: Job, connection: &mut SqliteConnection) -> Result<Reply, (StoreError, Reply)> {
-    let mut tables = Tables::<Sqlite>(connection);
-    match job {
-        Job::Commit(request, sender) => settle(tables.apply(*request).await, sender),
-        Job::Append(row, sender) => settle(tables.append(&row).await, sender),
-        Job::AddTenantKey(tenant, key, sender) => {
-            let kept = match tables.add_tenant_key(&tenant, &key).await {
-                Ok(()) => tables.tenant_keys(&tenant).await,
-                Err(error) => Err(error),
-            };
-            settle(kept, sender)
+impl Job {
+    /// Whether somebody still waits for it. What was given up is not begun: its caller was told that it failed.
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Commit(_, answer) => !answer.is_closed(),
+            Self::Append(_, answer) => !answer.is_closed(),
+            Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
+            Self::RootFingerprint(_, answer) => !answer.is_closed(),
+            Self::Probe(answer) => !answer.is_closed(),
+            Self::Close => false,
         }
-        Job::RootFingerprint(fingerprint, sender) => settle(tables.root_fingerprint(&fingerprint).await, sender),
-        Job::Probe(sender) => settle(tables.probe_write().await, sender),
-        Job::Close => Ok(Box::new(|_| ())),
     }
 }
 
-fn settle<T: Send + 'static>(
-    result: StoreResult<T>,
-    sender: oneshot::Sender<StoreResult<T>>,
-) -> Result<Reply, (StoreError, Reply)> {
+/// Does one job inside the group's transaction. A job that fails alone is undone and answered at once; an error that is
+/// returned ends the group.
+async fn perform(job: Job, group: &mut SqliteConnection) -> StoreResult<Reply> {
+    // One statement, and where it fails no one's event can be recorded: it needs no savepoint.
+    if let Job::Append(row, answer) = job {
+        let sequence = Tables::<Sqlite>(group).append(&row).await?;
+        return Ok(settle(Ok(sequence), answer).unwrap_or_else(|| Box::new(|| ())));
+    }
+    let mut savepoint = group.begin().await?;
+    let mut tables = Tables::<Sqlite>(&mut savepoint);
+    let reply = match job {
+        Job::Commit(request, answer) => settle(tables.apply(*request).await, answer),
+        Job::AddTenantKey(tenant, key, answer) => settle(tables.add_tenant_key(&tenant, &key).await, answer),
+        Job::RootFingerprint(fingerprint, answer) => settle(tables.root_fingerprint(&fingerprint).await, answer),
+        Job::Probe(answer) => settle(tables.probe().await, answer),
+        Job::Append(..) | Job::Close => None,
+    };
+    if let Some(reply) = reply {
+        savepoint.commit().await?;
+        return Ok(reply);
+    }
+    // Where SQLite gave up the whole transaction, there is no savepoint to go back to, and this fails too.
+    savepoint.rollback().await?;
+    Ok(Box::new(|| ()))
+}
+
+/// Keeps an answer back until it is durable; a failure is told at once.
+fn settle<T: Send + 'static>(result: StoreResult<T>, answer: oneshot::Sender<StoreResult<T>>) -> Option<Reply> {
     match result {
-        // A seal fails before anything is written: the others of the group are not concerned.
-        Err(StoreError::Unsealable) => Ok(reply_with(sender, Err(StoreError::Unsealable))),
+        // Nobody listens where the request was given up; what was done stands and is in the audit.
+        Ok(value) => Some(Box::new(|| drop(answer.send(Ok(value))))),
         Err(error) => {
-            let reply = reply_with(sender, Err(again(&error)));
-            Err((error, reply))
+            answer.send(Err(error)).ok();
+            None
         }
-        Ok(value) => Ok(reply_with(sender, Ok(value))),
     }
-}
-
-fn refuse(job: Job) -> Reply {
-    match job {
-        Job::Commit(_, sender) => reply_with(sender, Err(StoreError::Closed)),
-        Job::Append(_, sender) => reply_with(sender, Err(StoreError::Closed)),
-        Job::AddTenantKey(_, _, sender) => reply_with(sender, Err(StoreError::Closed)),
-        Job::RootFingerprint(_, sender) => reply_with(sender, Err(StoreError::Closed)),
-        Job::Probe(sender) => reply_with(sender, Err(StoreError::Closed)),
-        Job::Close => Box::new(|_| ()),
-    }
-}
-
-/// The same error for each member of a group.
-fn again(error: &StoreError) -> StoreError {
-    StoreError::Unfit(error.to_string())
 }
 
 fn lock(directory: &Path) -> StoreResult<File> {

@@ -1,6 +1,8 @@
 //! Reading the audit log.
 
-use super::{Caller, Fault, Vault, listing::question};
+use std::time::Duration;
+
+use super::{Caller, Fault, Vault, listing::question, within};
 use crate::{
     audit::{LogEntry, unpack},
     domain::{AuditScan, AuditSequence, Scope, StoredAuditRow, TenantId, Timestamp},
@@ -8,6 +10,8 @@ use crate::{
 
 /// How many rows are fetched at a time.
 const CHUNK: u32 = 200;
+/// How long a chunk may take: rare rows of a long log are not found at once.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Which events are wanted. Every condition that is given must hold.
 #[derive(Debug, Default, Clone)]
@@ -85,7 +89,7 @@ impl Vault {
         scan.not_after = before.map(|(sequence, _)| sequence);
         let mut entries: Vec<LogEntry> = Vec::new();
         loop {
-            let rows = self.store.audit_rows(&scan, CHUNK).await?;
+            let rows = within(DEADLINE, self.store.audit_rows(&scan, CHUNK)).await?;
             let wanted = rows
                 .iter()
                 .flat_map(entries_of)

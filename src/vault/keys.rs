@@ -1,6 +1,6 @@
 //! Tenants' keys: fetched from the store when first needed, made when a tenant first writes.
 
-use super::{Fault, Vault};
+use super::{DEADLINE, Fault, Vault, within};
 use crate::{
     crypto::CryptoError,
     domain::{SealedValue, SecretPath, SecretValue, TenantId, Version},
@@ -12,10 +12,10 @@ impl Vault {
         if self.keyring.knows(tenant) {
             return Ok(());
         }
-        let mut keys = self.store.tenant_keys(tenant).await?;
+        let mut keys = within(DEADLINE, self.store.tenant_keys(tenant)).await?;
         if keys.is_empty() && create {
             let first = self.keyring.first_key(tenant).map_err(|error| key_fault(tenant, error))?;
-            keys = self.store.add_tenant_key(tenant, first).await?;
+            keys = within(DEADLINE, self.store.add_tenant_key(tenant, first)).await?;
         }
         if keys.is_empty() {
             return Ok(());

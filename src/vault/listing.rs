@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Account, Caller, Fault, Vault};
+use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, within};
 use crate::{
     audit::{self, Event},
-    domain::{Action, Decision, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
-    policy::{PolicySet, Subject},
-    store::ListScan,
+    domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
+    policy::Subject,
+    store::{ListScan, StoreError},
 };
 
 /// How many entries are looked up, decided and recorded at a time.
 const CHUNK: u32 = 500;
+/// What a position begins with where a page of a batch of metadata ended within its names. No path begins so.
+const NAMES_DONE: char = '#';
 
 /// A page of a listing.
 pub struct ListPage {
@@ -31,6 +33,28 @@ pub enum Wanted {
     Invalid(String),
 }
 
+/// The entries of a batch of metadata by their kind.
+#[derive(Default)]
+struct Sorted {
+    named: Vec<SecretPath>,
+    patterns: Vec<PathPattern>,
+    errors: Vec<(String, Fault)>,
+}
+
+impl FromIterator<Wanted> for Sorted {
+    fn from_iter<I: IntoIterator<Item = Wanted>>(wanted: I) -> Self {
+        let mut sorted = Self::default();
+        for one in wanted {
+            match one {
+                Wanted::Path(path) => sorted.named.push(path),
+                Wanted::Pattern(pattern) => sorted.patterns.push(pattern),
+                Wanted::Invalid(text) => sorted.errors.push((text, Fault::InvalidPath)),
+            }
+        }
+        sorted
+    }
+}
+
 /// A page of a batch of metadata.
 pub struct MetadataPage {
     /// The secrets by path.
@@ -47,8 +71,11 @@ struct Walk<'a> {
     prefixes: Vec<String>,
     /// Which of the paths met are wanted.
     accepts: &'a (dyn Fn(&SecretPath) -> bool + Sync),
+    /// The path before which nothing is left to look at.
     after: Option<SecretPath>,
     limit: usize,
+    /// What the caller may list, so far.
+    shown: Vec<Head>,
 }
 
 impl Vault {
@@ -58,7 +85,8 @@ impl Vault {
     ///
     /// [`Fault`], recorded.
     pub async fn metadata(&self, caller: &Caller, path: SecretPath) -> Result<Head, Fault> {
-        let record = self.describe(caller, path, |record| live(record, caller.context.now)).await?;
+        let found = self.look_up_one(&caller.principal.tenant, &path, None).await?;
+        let record = self.describe(caller, path, found, |record| live(record, caller.context.now)).await?;
         Ok(record.head.clone())
     }
 
@@ -71,27 +99,35 @@ impl Vault {
         let undeleted = |record: Option<Arc<Record>>| {
             record.filter(|record| record.head.deleted.is_none()).ok_or(Fault::SecretNotFound)
         };
-        self.describe(caller, path.clone(), undeleted).await?;
-        let found = self.store.versions(&caller.principal.tenant, &path).await?;
-        found.map(|(_, versions)| versions).ok_or(Fault::SecretNotFound)
+        let tenant = &caller.principal.tenant;
+        let (found, versions) = match within(DEADLINE, self.store.versions(tenant, &path)).await {
+            Ok(Some((head, versions))) => {
+                let newest = versions.first().cloned();
+                (Ok(Some(Arc::new(Record { head, version: newest }))), versions)
+            }
+            Ok(None) => (Ok(None), Vec::new()),
+            Err(StoreError::Damaged(what)) => (Err(self.damaged(tenant, &path, what)), Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        self.describe(caller, path, found, undeleted).await?;
+        Ok(versions)
     }
 
     async fn describe(
         &self,
         caller: &Caller,
         path: SecretPath,
+        found: LookUp,
         present: impl FnOnce(Option<Arc<Record>>) -> Result<Arc<Record>, Fault>,
     ) -> Result<Arc<Record>, Fault> {
-        let set = self.policies.current();
-        let record = self.look_up(&caller.principal.tenant, &[(path.clone(), None)]).await?.pop().flatten();
-        let subject = Subject { secret: record.clone(), ..Subject::unknown(path.clone()) };
-        let (decision, inputs) = Self::decide_one(caller, &set, Action::List, &subject);
+        let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
+        let (decision, inputs) = Self::decide_one(caller, Action::List, &subject);
         let outcome = match &decision.verdict {
             Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-            Verdict::Allow(_) => present(record),
+            Verdict::Allow(_) => found.and_then(present),
         };
         let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
-        self.record(caller, &set, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
+        self.record(caller, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
         outcome
     }
 
@@ -109,9 +145,8 @@ impl Vault {
     ) -> Result<ListPage, Fault> {
         let question = question(caller, "list", &[&prefix]);
         let after = self.position(&question, cursor)?;
-        let set = self.policies.current();
-        let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit };
-        let (heads, last) = self.walk(caller, &set, walk).await?;
+        let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit, shown: Vec::new() };
+        let (heads, last) = self.walk(caller, walk).await?;
         Ok(ListPage { heads, cursor: last.map(|path| self.cursors.seal(&question, path.as_str())) })
     }
 
@@ -128,44 +163,31 @@ impl Vault {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<MetadataPage, Fault> {
-        let mut named = Vec::new();
-        let mut patterns = Vec::new();
-        let mut errors = Vec::new();
-        for one in wanted {
-            match one {
-                Wanted::Path(path) => named.push(path),
-                Wanted::Pattern(pattern) => patterns.push(pattern),
-                Wanted::Invalid(text) => errors.push((text, Fault::InvalidPath)),
-            }
-        }
+        let Sorted { named, patterns, errors } = wanted.into_iter().collect();
         let texts: Vec<&str> =
             named.iter().map(SecretPath::as_str).chain(patterns.iter().map(PathPattern::as_str)).collect();
         let question = question(caller, "batch_metadata", &texts);
-        let after = self.position(&question, cursor)?;
-        let set = self.policies.current();
-        let mut page = MetadataPage { found: BTreeMap::new(), errors: Vec::new(), cursor: None };
-        if cursor.is_none() {
-            page.errors = errors;
-            self.named(caller, &set, &named, &mut page).await?;
+        let (done, after) = self.metadata_position(&question, cursor, named.len())?;
+        let errors = if cursor.is_none() { errors } else { Vec::new() };
+        let mut page = MetadataPage { found: BTreeMap::new(), errors, cursor: None };
+        let turn: Vec<SecretPath> = named.iter().skip(done).take(limit).cloned().collect();
+        self.named(caller, &turn, &mut page).await?;
+        let (done, limit) = (done + turn.len(), limit.saturating_sub(page.found.len()));
+        if done < named.len() || (limit == 0 && !patterns.is_empty()) {
+            page.cursor = Some(self.cursors.seal(&question, &format!("{NAMES_DONE}{done}")));
+            return Ok(page);
         }
         let accepts =
             |path: &SecretPath| !named.contains(path) && patterns.iter().any(|pattern| pattern.matches(path.as_str()));
-        let limit = limit.saturating_sub(page.found.len());
-        let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit };
-        let (heads, last) = self.walk(caller, &set, walk).await?;
+        let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit, shown: Vec::new() };
+        let (heads, last) = self.walk(caller, walk).await?;
         page.found.extend(heads.into_iter().map(|head| (head.path.as_str().to_owned(), head)));
         page.cursor = last.map(|path| self.cursors.seal(&question, path.as_str()));
         Ok(page)
     }
 
     /// The paths that were asked for by name.
-    async fn named(
-        &self,
-        caller: &Caller,
-        set: &PolicySet,
-        paths: &[SecretPath],
-        page: &mut MetadataPage,
-    ) -> Result<(), Fault> {
+    async fn named(&self, caller: &Caller, paths: &[SecretPath], page: &mut MetadataPage) -> Result<(), Fault> {
         if paths.is_empty() && page.errors.is_empty() {
             return Ok(());
         }
@@ -177,13 +199,13 @@ impl Vault {
             .map(|(_, fault)| Event { path: None, version: None, code: fault.code(), decision: None })
             .collect();
         let inputs = {
-            let mut session = set.session(Self::inquiry(caller));
-            for (path, record) in paths.iter().zip(records) {
-                let subject = Subject { secret: record.clone(), ..Subject::unknown(path.clone()) };
+            let mut session = caller.session();
+            for (path, found) in paths.iter().zip(records) {
+                let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
                 let decision = session.decide(Action::List, &subject);
                 let outcome = match &decision.verdict {
                     Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-                    Verdict::Allow(_) => live(record, caller.context.now),
+                    Verdict::Allow(_) => found.and_then(|record| live(record, caller.context.now)),
                 };
                 let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
                 events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
@@ -196,80 +218,80 @@ impl Vault {
             session.request_inputs()
         };
         let size = Some(events.len());
-        self.record(caller, set, Account { action: Action::List, batch_size: size, inputs, events }).await
+        self.record(caller, Account { action: Action::List, batch_size: size, inputs, events }).await
     }
 
     /// Collects what the caller may list, and where to go on: none at the end.
-    async fn walk(
-        &self,
-        caller: &Caller,
-        set: &PolicySet,
-        walk: Walk<'_>,
-    ) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
-        let mut shown = Vec::new();
-        let mut after = walk.after;
-        for prefix in &walk.prefixes {
+    async fn walk(&self, caller: &Caller, mut walk: Walk<'_>) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
+        for prefix in std::mem::take(&mut walk.prefixes) {
             loop {
-                if shown.len() >= walk.limit {
-                    return Ok((shown, after));
+                if walk.shown.len() >= walk.limit {
+                    return Ok((walk.shown, walk.after));
                 }
-                let scan = ListScan { prefix: prefix.clone(), after: after.clone(), limit: CHUNK };
-                let heads = self.store.list(&caller.principal.tenant, &scan, caller.context.now).await?;
+                let scan = ListScan { prefix: prefix.clone(), after: walk.after.clone(), limit: CHUNK };
+                let listing = self.store.list(&caller.principal.tenant, &scan, caller.context.now);
+                let heads = within(DEADLINE, listing).await?;
                 let exhausted = heads.len() < CHUNK as usize;
-                let room = walk.limit - shown.len();
-                let (permitted, rest) = self.sift(caller, set, heads, walk.accepts, room, &mut after).await?;
-                shown.extend(permitted);
-                if rest {
-                    return Ok((shown, after));
+                if self.sift(caller, heads, &mut walk).await? {
+                    return Ok((walk.shown, walk.after));
                 }
                 if exhausted {
                     break;
                 }
             }
         }
-        Ok((shown, None))
+        Ok((walk.shown, None))
     }
 
     /// Decides about a chunk until there is no more room. True where entries are left.
-    async fn sift(
-        &self,
-        caller: &Caller,
-        set: &PolicySet,
-        heads: Vec<Head>,
-        accepts: &(dyn Fn(&SecretPath) -> bool + Sync),
-        room: usize,
-        after: &mut Option<SecretPath>,
-    ) -> Result<(Vec<Head>, bool), Fault> {
-        let mut permitted = Vec::new();
+    async fn sift(&self, caller: &Caller, heads: Vec<Head>, walk: &mut Walk<'_>) -> Result<bool, Fault> {
         let mut events = Vec::new();
         let mut rest = false;
         let inputs = {
-            let mut session = set.session(Self::inquiry(caller));
+            let mut session = caller.session();
             for head in heads {
-                if !accepts(&head.path) {
-                    *after = Some(head.path);
-                    continue;
+                let path = head.path.clone();
+                if (walk.accepts)(&path) {
+                    if walk.shown.len() >= walk.limit {
+                        rest = true;
+                        break;
+                    }
+                    let record = Arc::new(Record { head, version: None });
+                    let subject = Subject { secret: Some(Arc::clone(&record)), ..Subject::unknown(path.clone()) };
+                    let decision = session.decide(Action::List, &subject);
+                    drop(subject);
+                    let code = match &decision.verdict {
+                        Verdict::Allow(_) => {
+                            walk.shown.push(Arc::unwrap_or_clone(record).head);
+                            audit::OK
+                        }
+                        Verdict::Deny(denial) => denial.code.as_str(),
+                    };
+                    events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
                 }
-                if permitted.len() == room {
-                    rest = true;
-                    break;
-                }
-                *after = Some(head.path.clone());
-                let record = Arc::new(Record { head, version: None });
-                let path = record.head.path.clone();
-                let subject = Subject { secret: Some(Arc::clone(&record)), ..Subject::unknown(path.clone()) };
-                let decision = session.decide(Action::List, &subject);
-                events.push(listed(path, &decision));
-                if matches!(decision.verdict, Verdict::Allow(_)) {
-                    permitted.push(Arc::unwrap_or_clone(record).head);
-                }
+                walk.after = Some(path);
             }
             session.request_inputs()
         };
         if !events.is_empty() {
-            self.record(caller, set, Account { action: Action::List, batch_size: None, inputs, events }).await?;
+            self.record(caller, Account { action: Action::List, batch_size: None, inputs, events }).await?;
         }
-        Ok((permitted, rest))
+        Ok(rest)
+    }
+
+    /// How many of the names are done with, and after which path to go on with the patterns.
+    fn metadata_position(
+        &self,
+        question: &str,
+        cursor: Option<&str>,
+        names: usize,
+    ) -> Result<(usize, Option<SecretPath>), Fault> {
+        let Some(cursor) = cursor else { return Ok((0, None)) };
+        let position = self.cursors.open(question, cursor).ok_or(Fault::InvalidCursor)?;
+        if let Some(done) = position.strip_prefix(NAMES_DONE) {
+            return done.parse().map(|done| (done, None)).map_err(|_| Fault::InvalidCursor);
+        }
+        SecretPath::parse(&position).map(|after| (names, Some(after))).map_err(|_| Fault::InvalidCursor)
     }
 
     fn position(&self, question: &str, cursor: Option<&str>) -> Result<Option<SecretPath>, Fault> {
@@ -277,14 +299,6 @@ impl Vault {
         let position = self.cursors.open(question, cursor).ok_or(Fault::InvalidCursor)?;
         SecretPath::parse(&position).map(Some).map_err(|_| Fault::InvalidCursor)
     }
-}
-
-fn listed(path: SecretPath, decision: &Decision) -> Event {
-    let code = match &decision.verdict {
-        Verdict::Allow(_) => audit::OK,
-        Verdict::Deny(denial) => denial.code.as_str(),
-    };
-    Event { path: Some(path), version: None, code, decision: Some(decision.clone()) }
 }
 
 fn live(record: Option<Arc<Record>>, now: Timestamp) -> Result<Arc<Record>, Fault> {

@@ -21,13 +21,15 @@ use crate::{
         Action, AuditRow, Clock, Decision, Denial, Entropy, InputRead, Principal, Record, RequestContext, SecretPath,
         TenantId, Version,
     },
-    policy::{Inquiry, Policies, PolicySet, Subject},
-    store::{SecretStore, StoreError},
+    policy::{Inquiry, Policies, PolicySet, Session, Subject},
+    store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
     telemetry::Metrics,
 };
 
-/// How long an answer waits for its audit event to be durable.
-const AUDIT_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a request waits for the store: for what it reads, for its change, for its audit event to be durable.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the answer of a readiness check is given again.
+const READINESS_LASTS: Duration = Duration::from_secs(1);
 
 /// The vault. One of it serves all requests.
 pub struct Vault {
@@ -38,6 +40,7 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     recoverable_for: Duration,
+    readiness: tokio::sync::Mutex<Option<(std::time::Instant, Vec<&'static str>)>>,
 }
 
 /// What a vault is made of.
@@ -65,9 +68,19 @@ pub struct Caller {
     pub principal: Principal,
     /// The request.
     pub context: RequestContext,
+    /// The generation of policies that was in force when it arrived: it decides the whole request.
+    pub policies: Arc<PolicySet>,
 }
 
-/// Why a call was not done. Every one of them is in the audit log by the time that it is returned.
+impl Caller {
+    /// Begins the questions of this request.
+    fn session(&self) -> Session<'_> {
+        let identity = Arc::clone(self.principal.identity());
+        self.policies.session(Inquiry { identity, context: self.context.clone() })
+    }
+}
+
+/// Why a call was not done. In the audit log by the time that it is returned, if [`Fault::is_recorded`] says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The policies do not permit it.
@@ -110,6 +123,12 @@ impl Fault {
         }
     }
 
+    /// Whether the vault has recorded it. What ends a call before anything is decided, the caller has to.
+    #[must_use]
+    pub const fn is_recorded(&self) -> bool {
+        !matches!(self, Self::InvalidCursor | Self::Unavailable)
+    }
+
     /// A sentence for people.
     #[must_use]
     pub fn message(&self) -> String {
@@ -150,6 +169,7 @@ impl Vault {
             clock: parts.clock,
             metrics: parts.metrics,
             recoverable_for: parts.recoverable_for,
+            readiness: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -159,14 +179,32 @@ impl Vault {
         &self.policies
     }
 
-    /// Whether the store and the audit log can be written.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it, for the log.
-    pub async fn ready(&self) -> Result<(), StoreError> {
-        let probe = tokio::time::timeout(AUDIT_DEADLINE, self.store.ready());
-        probe.await.unwrap_or(Err(StoreError::Closed))
+    /// The checks that fail: of `database`, `audit`, `keys` and `policies`. Asked in earnest once a second at most, so
+    /// that whoever asks without a token cannot make the vault work.
+    pub async fn failing(&self) -> Vec<&'static str> {
+        let mut known = self.readiness.lock().await;
+        match &*known {
+            Some((at, failing)) if at.elapsed() < READINESS_LASTS => failing.clone(),
+            _ => {
+                let failing = self.check().await;
+                *known = Some((std::time::Instant::now(), failing.clone()));
+                failing
+            }
+        }
+    }
+
+    async fn check(&self) -> Vec<&'static str> {
+        let mut failing = Vec::new();
+        if let Err(error) = within(DEADLINE, self.store.ready()).await {
+            tracing::error!(%error, "not ready");
+            failing.extend(["database", "audit"]);
+        } else if self.ensure_keys(&TenantId::default_tenant(), false).await.is_err() {
+            failing.push("keys");
+        }
+        if self.policies.current().modules.is_empty() {
+            failing.push("policies");
+        }
+        failing
     }
 
     /// Records a request that was refused before it reached the vault's other calls.
@@ -179,6 +217,7 @@ impl Vault {
         principal: Option<&Principal>,
         context: &RequestContext,
         action: &'static str,
+        path: Option<SecretPath>,
         code: &'static str,
     ) -> Result<(), Fault> {
         let row = audit::pack(Entry {
@@ -189,22 +228,22 @@ impl Vault {
             batch_size: None,
             duration: self.elapsed(context),
             inputs: Vec::new(),
-            events: vec![Event { path: None, version: None, code, decision: None }],
+            events: vec![Event { path, version: None, code, decision: None }],
         });
         self.append(row).await
     }
 
     /// Records what became of some paths. Nothing of them may leave before this returns.
-    async fn record(&self, caller: &Caller, set: &PolicySet, account: Account) -> Result<(), Fault> {
-        self.append(self.row(caller, set.generation, account)).await
+    async fn record(&self, caller: &Caller, account: Account) -> Result<(), Fault> {
+        self.append(self.row(caller, account)).await
     }
 
-    fn row(&self, caller: &Caller, generation: u64, account: Account) -> AuditRow {
+    fn row(&self, caller: &Caller, account: Account) -> AuditRow {
         audit::pack(Entry {
             identity: Some(caller.principal.identity()),
             context: &caller.context,
             action: account.action.as_str(),
-            generation: Some(generation),
+            generation: Some(caller.policies.generation),
             batch_size: account.batch_size,
             duration: self.elapsed(&caller.context),
             inputs: account.inputs,
@@ -214,40 +253,45 @@ impl Vault {
 
     async fn append(&self, row: AuditRow) -> Result<(), Fault> {
         let timer = std::time::Instant::now();
-        let appended = tokio::time::timeout(AUDIT_DEADLINE, self.store.append(row)).await;
-        self.metrics.audit_commit(timer.elapsed(), matches!(appended, Ok(Ok(_))));
-        match appended {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the audit log cannot be written: nothing is released");
-                Err(Fault::Unavailable)
-            }
-            Err(_) => {
-                tracing::error!("the audit log did not answer in time: nothing is released");
-                Err(Fault::Unavailable)
-            }
-        }
+        let appended = within(DEADLINE, self.store.append(row)).await;
+        self.metrics.audit_commit(timer.elapsed(), appended.is_ok());
+        appended.map(drop).map_err(|error| {
+            tracing::error!(%error, "the audit log cannot be written: nothing is released");
+            Fault::Unavailable
+        })
     }
 
     /// Looks secrets up: one statement, one snapshot.
-    async fn look_up(
-        &self,
-        tenant: &TenantId,
-        wanted: &[(SecretPath, Option<Version>)],
-    ) -> Result<Vec<Option<Arc<Record>>>, Fault> {
+    async fn look_up(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> Result<Vec<LookUp>, Fault> {
         let timer = std::time::Instant::now();
-        let found = self.store.get_many(tenant, wanted).await;
+        let found = within(DEADLINE, self.store.get_many(tenant, wanted)).await;
         self.metrics.store_read(timer.elapsed());
-        Ok(found?.into_iter().map(|record| record.map(Arc::new)).collect())
+        let whole = |(stored, (path, _)): (Stored, &(SecretPath, _))| match stored {
+            Ok(record) => Ok(record.map(Arc::new)),
+            Err(DamagedRow(what)) => Err(self.damaged(tenant, path, what)),
+        };
+        Ok(found?.into_iter().zip(wanted).map(whole).collect())
     }
 
-    fn inquiry(caller: &Caller) -> Inquiry {
-        Inquiry { identity: Arc::clone(caller.principal.identity()), context: caller.context.clone() }
+    async fn look_up_one(
+        &self,
+        tenant: &TenantId,
+        path: &SecretPath,
+        version: Option<Version>,
+    ) -> Result<LookUp, Fault> {
+        Ok(self.look_up(tenant, &[(path.clone(), version)]).await?.pop().unwrap_or(Ok(None)))
+    }
+
+    /// What is stored of a secret is not what was written.
+    fn damaged(&self, tenant: &TenantId, path: &SecretPath, what: &str) -> Fault {
+        self.metrics.unreadable_record();
+        tracing::error!(%tenant, %path, what, "ALARM: a stored record is damaged");
+        Fault::Unreadable
     }
 
     /// Decides about one path.
-    fn decide_one(caller: &Caller, set: &PolicySet, action: Action, subject: &Subject) -> (Decision, Vec<InputRead>) {
-        let mut session = set.session(Self::inquiry(caller));
+    fn decide_one(caller: &Caller, action: Action, subject: &Subject) -> (Decision, Vec<InputRead>) {
+        let mut session = caller.session();
         let decision = session.decide(action, subject);
         (decision, session.request_inputs())
     }
@@ -255,6 +299,14 @@ impl Vault {
     fn elapsed(&self, context: &RequestContext) -> Duration {
         self.clock.now().since(context.now)
     }
+}
+
+/// What was found at a path: a record, nothing, or [`Fault::Unreadable`].
+type LookUp = Result<Option<Arc<Record>>, Fault>;
+
+/// Waits for the store, but not forever.
+async fn within<T>(deadline: Duration, work: impl Future<Output = StoreResult<T>>) -> StoreResult<T> {
+    tokio::time::timeout(deadline, work).await.unwrap_or(Err(StoreError::Late))
 }
 
 /// What there is to record of a request.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Account, Caller, Fault, Vault};
+use super::{Account, Caller, Fault, LookUp, Vault};
 use crate::{
     audit::{self, Event},
     domain::{
         Action, Decision, FieldFilter, InputRead, Record, SecretPath, SecretValue, TenantId, Timestamp, Verdict,
         Version, VersionState,
     },
-    policy::{PolicySet, Session, Subject},
+    policy::{Session, Subject},
 };
 
 /// A secret that may be seen.
@@ -108,17 +108,16 @@ impl Vault {
         asked: Vec<Asked>,
         options: &BatchOptions,
     ) -> Result<Vec<ReadOutcome>, Fault> {
-        let set = self.policies.current();
         let tenant = &caller.principal.tenant;
         // To stop at the first path that fails, one must know what is there; else only a policy that asks needs to.
-        let (mut settled, inputs) = if set.sees_secrets() || options.fail_fast {
-            self.look_up_and_decide(caller, &set, &asked, options).await?
+        let (mut settled, inputs) = if caller.policies.sees_secrets() || options.fail_fast {
+            self.look_up_and_decide(caller, &asked, options).await?
         } else {
-            self.decide_and_look_up(caller, &set, &asked, options).await?
+            self.decide_and_look_up(caller, &asked, options).await?
         };
         let events = settled.iter_mut().zip(&asked).map(|(settled, asked)| event(settled, asked)).collect();
         let account = Account { action: Action::Read, batch_size: options.size, inputs, events };
-        self.record(caller, &set, account).await?;
+        self.record(caller, account).await?;
         tracing::debug!(%tenant, paths = asked.len(), "read");
         Ok(settled.into_iter().map(|settled| settled.outcome).collect())
     }
@@ -126,20 +125,19 @@ impl Vault {
     async fn look_up_and_decide(
         &self,
         caller: &Caller,
-        set: &PolicySet,
         asked: &[Asked],
         options: &BatchOptions,
     ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
         let wanted: Vec<_> = asked.iter().filter_map(|asked| asked.as_ref().ok().cloned()).collect();
         let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
         self.ensure_keys(&caller.principal.tenant, false).await?;
-        let mut session = set.session(Self::inquiry(caller));
+        let mut session = caller.session();
         let mut settled = Vec::with_capacity(asked.len());
         for asked in asked {
             let one = match asked {
                 Ok((path, version)) => {
-                    let record = records.next().flatten();
-                    let decision = decide(&mut session, path, record.clone());
+                    let record = records.next().unwrap_or(Ok(None));
+                    let decision = decide(&mut session, path, record.clone().unwrap_or_default());
                     self.settle(caller, decision, record, *version, options)
                 }
                 Err(fault) => Settled { decision: None, outcome: Err(fault.clone()) },
@@ -157,12 +155,11 @@ impl Vault {
     async fn decide_and_look_up(
         &self,
         caller: &Caller,
-        set: &PolicySet,
         asked: &[Asked],
         options: &BatchOptions,
     ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
         let (decisions, inputs) = {
-            let mut session = set.session(Self::inquiry(caller));
+            let mut session = caller.session();
             let decide_one = |asked: &Asked| asked.as_ref().ok().map(|(path, _)| decide(&mut session, path, None));
             let decisions: Vec<Option<Decision>> = asked.iter().map(decide_one).collect();
             (decisions, session.request_inputs())
@@ -180,9 +177,8 @@ impl Vault {
         self.ensure_keys(&caller.principal.tenant, false).await?;
         let settle_one = |(asked, decision): (&Asked, Option<Decision>)| match (asked, decision) {
             (Ok((_, version)), Some(decision)) => {
-                let record =
-                    if matches!(decision.verdict, Verdict::Allow(_)) { records.next().flatten() } else { None };
-                self.settle(caller, decision, record, *version, options)
+                let record = if matches!(decision.verdict, Verdict::Allow(_)) { records.next() } else { None };
+                self.settle(caller, decision, record.unwrap_or(Ok(None)), *version, options)
             }
             (Err(fault), decision) => Settled { decision, outcome: Err(fault.clone()) },
             (Ok(_), None) => Settled { decision: None, outcome: Err(Fault::Unavailable) },
@@ -190,18 +186,19 @@ impl Vault {
         Ok((asked.iter().zip(decisions).map(settle_one).collect(), inputs))
     }
 
-    /// What follows from a decision: the refusal, the absence, or the value.
+    /// What follows from a decision: the refusal, the absence, the damage, or the value.
     fn settle(
         &self,
         caller: &Caller,
         decision: Decision,
-        record: Option<Arc<Record>>,
+        record: LookUp,
         pinned: Option<Version>,
         options: &BatchOptions,
     ) -> Settled {
         let outcome = match &decision.verdict {
             Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-            Verdict::Allow(filter) => readable(record, pinned, caller.context.now)
+            Verdict::Allow(filter) => record
+                .and_then(|record| readable(record, pinned, caller.context.now))
                 .and_then(|(record, version)| self.open(&caller.principal.tenant, record, version, filter, options)),
         };
         Settled { decision: Some(decision), outcome }
@@ -215,12 +212,14 @@ impl Vault {
         filter: &FieldFilter,
         options: &BatchOptions,
     ) -> ReadOutcome {
-        if options.known_tags.iter().any(|tag| tag == "*" || *tag == entity_tag(&record, version)) {
+        let known = |tag: &String| tag == "*" || *tag == entity_tag(&record, version);
+        // A tag names the whole value: under field obligations nobody can hold what this answer would show.
+        if filter.is_open() && options.known_tags.iter().any(known) {
             return Ok(Found { record, version, release: Release::NotModified });
         }
         let sealed = record.version.as_ref().and_then(|version| version.sealed.as_ref()).ok_or(Fault::Unreadable)?;
         let value = self.reveal(tenant, &record.head.path, version, sealed)?;
-        let value = if filter.is_open() { value } else { filtered(filter, &value)? };
+        let value = if filter.is_open() { value } else { filter.apply(&value).ok_or(Fault::Unreadable)? };
         Ok(Found { record, version, release: Release::Value(value) })
     }
 }
@@ -245,11 +244,6 @@ pub(super) fn readable(
         }
         VersionState::Expired | VersionState::Destroyed => Err(absent),
     }
-}
-
-fn filtered(filter: &FieldFilter, value: &SecretValue) -> Result<SecretValue, Fault> {
-    let kept = filter.apply(value.expose()).ok_or(Fault::Unreadable)?;
-    Ok(SecretValue::new(zeroize::Zeroizing::new(kept)))
 }
 
 /// A batch that failed fast releases none of its values.

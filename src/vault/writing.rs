@@ -1,16 +1,18 @@
 //! Changing secrets. A change and its audit event are one transaction.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Account, Caller, Fault, Vault};
+use serde_json::value::RawValue;
+
+use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, within};
 use crate::{
     audit::{self, Event},
     domain::{
-        Action, Decision, Denial, DenialCode, FieldFilter, InputRead, Metadata, MetadataText, Record, SecretPath,
-        SecretType, SecretValue, Timestamp, Verdict, Version,
+        Action, Decision, Denial, DenialCode, InputRead, Metadata, MetadataText, SecretPath, SecretType, SecretValue,
+        Timestamp, Verdict, Version,
     },
-    policy::{PolicySet, Subject},
-    store::{Change, ChangeRequest, Committed, EditMetadata, Put, Refusal, Seal, StoreError, Witness},
+    policy::Subject,
+    store::{Change, ChangeRequest, Committed, EditMetadata, Put, Refusal, Seal, Witness},
 };
 
 /// A new version of a secret.
@@ -31,14 +33,11 @@ pub struct PutRequest {
     pub expected_version: Option<i64>,
 }
 
-/// A permitted change, on its way to the store.
-struct Permitted {
-    set: Arc<PolicySet>,
+/// A change that was decided about, on its way to the store.
+struct Decided {
     action: Action,
     decision: Decision,
     inputs: Vec<InputRead>,
-    filter: FieldFilter,
-    record: Option<Arc<Record>>,
 }
 
 impl Vault {
@@ -48,16 +47,16 @@ impl Vault {
     ///
     /// [`Fault`], recorded; nothing is written then.
     pub async fn put(self: &Arc<Self>, caller: &Caller, path: SecretPath, put: PutRequest) -> Result<Committed, Fault> {
-        let fields = put.fields.as_slice().into();
-        let permitted = self.permit(caller, Action::Write, &path, None, fields).await?;
-        let permitted = self.permit_fields(caller, &path, permitted, &put.fields).await?;
         self.ensure_keys(&caller.principal.tenant, true).await?;
+        let record = self.look_up_for_policies(caller, &path).await?;
+        let permitted = self.permit(caller, Action::Write, &path, record, &put.fields).await?;
         let change = Put {
             secret_type: put.secret_type,
             metadata: put.metadata.as_ref().map(MetadataText::from),
             expires_at: put.expires_at,
             max_versions: put.max_versions,
             expected_version: put.expected_version,
+            source: None,
             seal: self.seal(caller, &path, put.data),
         };
         self.commit(caller, path, permitted, Change::Put(change)).await
@@ -74,20 +73,23 @@ impl Vault {
         path: SecretPath,
         version: Version,
     ) -> Result<Committed, Fault> {
-        let permitted = self.permit(caller, Action::Write, &path, Some(version), Arc::default()).await?;
         self.ensure_keys(&caller.principal.tenant, true).await?;
-        let opened = self.old_value(caller, permitted.record.clone(), version);
-        let (value, fields, old) = match opened {
-            Ok(opened) => opened,
+        let record = self.look_up_one(&caller.principal.tenant, &path, Some(version)).await?;
+        // Opened before the decision, which is about the fields that would be written; nothing of it leaves here.
+        let old = self.old_value(caller, record.clone(), version);
+        let fields = old.as_ref().map_or(&[][..], |(_, fields, _)| fields);
+        let permitted = self.permit(caller, Action::Write, &path, record, fields).await?;
+        let (value, secret_type) = match old {
+            Ok((value, _, secret_type)) => (value, secret_type),
             Err(fault) => return Err(self.refuse(caller, path, permitted, fault).await),
         };
-        let permitted = self.permit_fields(caller, &path, permitted, &fields).await?;
         let change = Put {
-            secret_type: Some(old),
+            secret_type: Some(secret_type),
             metadata: None,
             expires_at: None,
             max_versions: None,
             expected_version: None,
+            source: Some(version),
             seal: self.seal(caller, &path, value),
         };
         self.commit(caller, path, permitted, Change::Put(change)).await
@@ -156,70 +158,60 @@ impl Vault {
         path: SecretPath,
         change: Change,
     ) -> Result<Committed, Fault> {
-        let permitted = self.permit(caller, action, &path, None, Arc::default()).await?;
+        let record = self.look_up_for_policies(caller, &path).await?;
+        let permitted = self.permit(caller, action, &path, record, &[]).await?;
         self.commit(caller, path, permitted, change).await
     }
 
-    /// Decides. A denial is recorded here; an allowed change is recorded with what becomes of it.
+    /// What the policies may ask about, where they ask at all.
+    async fn look_up_for_policies(&self, caller: &Caller, path: &SecretPath) -> Result<LookUp, Fault> {
+        if caller.policies.sees_secrets() {
+            self.look_up_one(&caller.principal.tenant, path, None).await
+        } else {
+            Ok(Ok(None))
+        }
+    }
+
+    /// Decides. A denial is recorded here; an allowed change is recorded with what becomes of it. Under field
+    /// obligations a write may set the permitted fields alone.
     async fn permit(
         &self,
         caller: &Caller,
         action: Action,
         path: &SecretPath,
-        version: Option<Version>,
-        written_fields: Arc<[String]>,
-    ) -> Result<Permitted, Fault> {
-        let set = self.policies.current();
-        let needed = set.sees_secrets() || version.is_some();
-        let record = if needed {
-            self.look_up(&caller.principal.tenant, &[(path.clone(), version)]).await?.pop().flatten()
-        } else {
-            None
-        };
-        let subject = Subject { path: path.clone(), secret: record.clone(), written_fields };
-        let (decision, inputs) = Self::decide_one(caller, &set, action, &subject);
-        match decision.verdict.clone() {
-            Verdict::Allow(filter) => Ok(Permitted { set, action, decision, inputs, filter, record }),
-            Verdict::Deny(denial) => {
-                let fault = Fault::Denied(denial);
-                let account = Account::of_one(action, path.clone(), fault.code(), (decision, inputs));
-                self.record(caller, &set, account).await?;
-                Err(fault)
-            }
-        }
-    }
-
-    /// A write under field obligations may set the permitted fields alone.
-    async fn permit_fields(
-        &self,
-        caller: &Caller,
-        path: &SecretPath,
-        permitted: Permitted,
+        record: LookUp,
         fields: &[String],
-    ) -> Result<Permitted, Fault> {
-        if fields.iter().all(|field| permitted.filter.permits(field)) {
-            return Ok(permitted);
-        }
-        let denial = Denial {
-            code: DenialCode::AccessDenied,
-            message: "A policy permits writing other fields of this secret alone".to_owned(),
-            reason: Some("field_not_permitted".to_owned()),
+    ) -> Result<Decided, Fault> {
+        let subject = Subject { path: path.clone(), secret: record.unwrap_or_default(), written_fields: fields.into() };
+        let (decision, inputs) = Self::decide_one(caller, action, &subject);
+        let denial = match &decision.verdict {
+            Verdict::Allow(filter) if fields.iter().all(|field| filter.permits(field)) => None,
+            Verdict::Allow(_) => Some(Denial {
+                code: DenialCode::AccessDenied,
+                message: "A policy permits writing other fields of this secret alone".to_owned(),
+                reason: Some("field_not_permitted".to_owned()),
+            }),
+            Verdict::Deny(denial) => Some(denial.clone()),
         };
-        Err(self.refuse(caller, path.clone(), permitted, Fault::Denied(denial)).await)
+        let permitted = Decided { action, decision, inputs };
+        match denial {
+            None => Ok(permitted),
+            Some(denial) => Err(self.refuse(caller, path.clone(), permitted, Fault::Denied(denial)).await),
+        }
     }
 
-    /// Records a permitted change that cannot be made after all.
-    async fn refuse(&self, caller: &Caller, path: SecretPath, permitted: Permitted, fault: Fault) -> Fault {
+    /// Records a change that is not made: denied, or permitted and impossible.
+    async fn refuse(&self, caller: &Caller, path: SecretPath, permitted: Decided, fault: Fault) -> Fault {
         let decided = (permitted.decision, permitted.inputs);
         let account = Account::of_one(permitted.action, path, fault.code(), decided);
-        self.record(caller, &permitted.set, account).await.err().unwrap_or(fault)
+        self.record(caller, account).await.err().unwrap_or(fault)
     }
 
     async fn commit(
         self: &Arc<Self>,
         caller: &Caller,
         path: SecretPath,
-        permitted: Permitted,
+        permitted: Decided,
         change: Change,
     ) -> Result<Committed, Fault> {
         let timer = std::time::Instant::now();
@@ -231,17 +223,17 @@ impl Vault {
             change,
             witness: self.witness(caller, path, permitted),
         };
-        let outcome = self.store.commit(request).await;
+        let outcome = within(DEADLINE, self.store.commit(request)).await;
         self.metrics.store_write(timer.elapsed());
-        outcome
-            .map_err(|error| match error {
-                StoreError::Unsealable => Fault::Unavailable,
-                other => other.into(),
-            })?
-            .map_err(Fault::from)
+        outcome?.map_err(|refusal| {
+            if refusal == Refusal::Damaged {
+                self.metrics.unreadable_record();
+            }
+            refusal.into()
+        })
     }
 
-    fn witness(self: &Arc<Self>, caller: &Caller, path: SecretPath, permitted: Permitted) -> Witness {
+    fn witness(self: &Arc<Self>, caller: &Caller, path: SecretPath, permitted: Decided) -> Witness {
         let (vault, caller) = (Arc::clone(self), caller.clone());
         Box::new(move |outcome| {
             let (code, version) = match outcome {
@@ -251,7 +243,7 @@ impl Vault {
             let event = Event { path: Some(path), version, code, decision: Some(permitted.decision) };
             let account =
                 Account { action: permitted.action, batch_size: None, inputs: permitted.inputs, events: vec![event] };
-            vault.row(&caller, permitted.set.generation, account)
+            vault.row(&caller, account)
         })
     }
 
@@ -266,10 +258,10 @@ impl Vault {
     fn old_value(
         &self,
         caller: &Caller,
-        record: Option<Arc<Record>>,
+        record: LookUp,
         version: Version,
     ) -> Result<(SecretValue, Vec<String>, SecretType), Fault> {
-        let (record, _) = super::reading::readable(record, Some(version), caller.context.now)?;
+        let (record, _) = super::reading::readable(record?, Some(version), caller.context.now)?;
         let old = record.version.as_ref().ok_or(Fault::VersionNotFound)?;
         let sealed = old.sealed.as_ref().ok_or(Fault::Unreadable)?;
         let value = self.reveal(&caller.principal.tenant, &record.head.path, version, sealed)?;
@@ -281,7 +273,7 @@ impl Vault {
 /// The names of an object's top-level fields; none where the text is no object.
 #[must_use]
 pub fn field_names(object: &[u8]) -> Option<Vec<String>> {
-    let fields: std::collections::BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object).ok()?;
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_slice(object).ok()?;
     Some(fields.into_keys().collect())
 }
 
@@ -294,6 +286,7 @@ impl From<Refusal> for Fault {
             Refusal::VersionsExhausted => Self::VersionConflict(i64::from(i32::MAX)),
             Refusal::Deleted => Self::SecretExists,
             Refusal::MetadataTooLarge => Self::MetadataTooLarge,
+            Refusal::Damaged => Self::Unreadable,
         }
     }
 }

@@ -32,7 +32,8 @@ impl Directory {
     /// Adds a module that is whatever these bytes are.
     pub fn with_bytes(mut self, name: &str, bytes: &[u8], lines: &str) -> Self {
         fs::write(self.path().join(format!("{name}.wasm")), bytes).unwrap();
-        self.manifest += &format!("[[policy]]\nname = {name:?}\nmodule = \"{name}.wasm\"\n{lines}\n");
+        let entry = format!("[[policy]]\nname = {name:?}\nmodule = \"{name}.wasm\"\n{lines}\n");
+        self.manifest.push_str(&entry);
         fs::write(self.path().join("policies.toml"), &self.manifest).unwrap();
         self
     }

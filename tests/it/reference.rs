@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Client, Options, TestServer};
+use crate::support::{Client, Options, TestServer, metric};
 
 const DOCUMENT_PATHS: [&str; 3] =
     ["integrations/salesforce/oauth", "integrations/scaisend/api-key", "integrations/stripe/secret-key"];
@@ -89,11 +89,8 @@ async fn each_distinct_path_is_one_evaluation_and_one_event() {
     assert_eq!(events[2]["decision"]["module"], "rules");
 }
 
-/// The sum of all calls of the policy guest, as the metrics show it.
 async fn evaluations(server: &TestServer) -> u64 {
-    let text = server.http.get(format!("{}/v1/metrics", server.url)).send().await.unwrap().text().await.unwrap();
-    let counters = text.lines().filter(|line| line.starts_with("portcullis_policy_evaluations_total"));
-    counters.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    metric(server, "portcullis_policy_evaluations_total").await
 }
 
 #[tokio::test]

@@ -72,7 +72,6 @@ impl Default for Options {
 pub struct TestServer {
     pub url: String,
     pub data_dir: PathBuf,
-    pub policies: PathBuf,
     pub http: reqwest::Client,
     config: Config,
     directory: TempDir,
@@ -106,7 +105,6 @@ impl TestServer {
         let mut server = Self {
             url: String::new(),
             data_dir,
-            policies,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             config,
             directory,
@@ -165,7 +163,7 @@ impl TestServer {
             scopes: scopes.iter().copied().collect(),
             groups: groups.iter().map(|&group| group.to_owned()).collect(),
             mfa: false,
-            lifetime: Duration::from_secs(3_600),
+            lifetime: Duration::from_hours(1),
         };
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed).to_string();
         issuer.issue(&request, SystemClock.now(), &serial).unwrap()
@@ -239,6 +237,13 @@ fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &O
     let file = directory.join("portcullis.toml");
     fs::write(&file, text).unwrap();
     Config::load(Some(&file), []).unwrap()
+}
+
+/// The sum of a counter over all its labels.
+pub async fn metric(server: &TestServer, name: &str) -> u64 {
+    let text = server.http.get(format!("{}/v1/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let counters = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+    counters.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
 /// Somebody with a token.

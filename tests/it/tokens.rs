@@ -5,7 +5,6 @@ use std::{fs, time::SystemTime};
 
 use aws_lc_rs::{
     hmac,
-    rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair},
 };
 use base64::{

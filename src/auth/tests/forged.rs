@@ -133,7 +133,7 @@ async fn the_header_is_strict() {
     ]
     .map(str::to_owned)
     .into();
-    for member in ["jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "crit", "b64", "zip", "enc"] {
+    for member in ["jwk", "jku", "x5u", "x5c", "crit", "b64", "zip", "enc"] {
         for value in ["null", "\"https://evil.example/jwks\"", "[]", "true", "{}"] {
             refused.push(format!(r#"{{"alg":"EdDSA","{member}":{value}}}"#));
         }

@@ -60,3 +60,5 @@ CREATE TABLE audit_log (
 );
 
 CREATE INDEX audit_log_at ON audit_log (at);
+CREATE INDEX audit_log_request ON audit_log (request_id);
+CREATE INDEX audit_log_identity ON audit_log (tenant, identity_id, sequence);

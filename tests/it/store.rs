@@ -1,0 +1,833 @@
+//! What every store must do, written once, run on SQLite and on PostgreSQL.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use portcullis::{
+    domain::{
+        AuditRow, AuditScan, Head, Metadata, MetadataText, Record, SealedValue, SecretPath, SecretType, TenantId,
+        Timestamp, Version, WrappedKey,
+    },
+    store::{
+        Change, ChangeRequest, Committed, DamagedRow, ListScan, PostgresStore, Put, Refusal, Seal, SecretStore,
+        SqliteStore, StoreError,
+    },
+};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::postgres;
+
+/// A store, with a way round it.
+struct Bench {
+    store: Option<Arc<dyn SecretStore>>,
+    place: Place,
+}
+
+enum Place {
+    Sqlite(TempDir),
+    Postgres(String),
+}
+
+impl Bench {
+    async fn sqlite() -> Self {
+        let place = Place::Sqlite(tempfile::tempdir().unwrap());
+        Self { store: Some(place.open().await), place }
+    }
+
+    async fn postgres() -> Option<Self> {
+        let place = Place::Postgres(postgres::database().await?);
+        Some(Self { store: Some(place.open().await), place })
+    }
+
+    fn store(&self) -> Arc<dyn SecretStore> {
+        Arc::clone(self.store.as_ref().unwrap())
+    }
+
+    async fn reopen(&mut self) {
+        // SQLite's lock is held as long as the store lives.
+        self.store.take().unwrap().close().await;
+        self.store = Some(self.place.open().await);
+    }
+
+    /// Runs statements over a connection that is not the store's, in one transaction.
+    async fn sql(&self, sql: &str) {
+        self.place.sql(sql).await;
+    }
+
+    /// The first column, as text.
+    async fn texts(&self, sql: &str) -> Vec<Option<String>> {
+        match &self.place {
+            Place::Sqlite(directory) => {
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut raw_sqlite(directory).await).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+            Place::Postgres(url) => {
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut postgres::connect(url).await).await.unwrap();
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+        }
+    }
+
+    async fn count(&self, table: &str) -> i64 {
+        let count = self.texts(&format!("SELECT CAST(count(*) AS TEXT) FROM {table}")).await;
+        count[0].as_ref().unwrap().parse().unwrap()
+    }
+}
+
+impl Place {
+    async fn open(&self) -> Arc<dyn SecretStore> {
+        match self {
+            Self::Sqlite(directory) => Arc::new(SqliteStore::open(directory.path()).await.unwrap()),
+            Self::Postgres(url) => Arc::new(PostgresStore::connect(url, 10).await.unwrap()),
+        }
+    }
+
+    async fn sql(&self, sql: &str) {
+        let sql = format!("BEGIN; {sql}; COMMIT");
+        match self {
+            Self::Sqlite(directory) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut raw_sqlite(directory).await).await.unwrap();
+            }
+            Self::Postgres(url) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut postgres::connect(url).await).await.unwrap();
+            }
+        }
+    }
+}
+
+async fn raw_sqlite(directory: &TempDir) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(directory.path().join("portcullis.db")).connect().await.unwrap()
+}
+
+fn tenant() -> TenantId {
+    TenantId::parse("acme").unwrap()
+}
+
+fn path(text: &str) -> SecretPath {
+    SecretPath::parse(text).unwrap()
+}
+
+fn version(number: i64) -> Version {
+    Version::new(number).unwrap()
+}
+
+const fn at(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros)
+}
+
+/// What the tests' seal makes of a version.
+fn sealed(version: Version) -> SealedValue {
+    let number = version.get().to_be_bytes().to_vec();
+    SealedValue { key_generation: 1, wrapped_key: [&[0, 255][..], &number].concat(), ciphertext: number }
+}
+
+fn put() -> Put {
+    let seal: Seal = Box::new(|version| Some(sealed(version)));
+    Put {
+        secret_type: None,
+        metadata: None,
+        expires_at: None,
+        max_versions: None,
+        expected_version: None,
+        source: None,
+        seal,
+    }
+}
+
+fn expecting(expected: i64) -> Change {
+    Change::Put(Put { expected_version: Some(expected), ..put() })
+}
+
+fn metadata(owner: &str) -> MetadataText {
+    MetadataText::from(&Metadata { owner: Some(owner.to_owned()), ..Metadata::default() })
+}
+
+fn audit_row(body: &[u8]) -> AuditRow {
+    AuditRow {
+        at: at(1),
+        tenant: Some(tenant()),
+        identity_id: Some("user:u".to_owned()),
+        identity_type: Some("user"),
+        action: "write",
+        source_ip: None,
+        request_id: "req_1".to_owned(),
+        body: body.to_vec(),
+    }
+}
+
+fn request(place: &str, now: i64, change: Change) -> ChangeRequest {
+    // The audit row's body says what its change came to.
+    let told = place.to_owned();
+    let witness = move |outcome: &Result<Committed, Refusal>| {
+        let word = match outcome {
+            Ok(committed) => format!("{told} {}", committed.head.latest),
+            Err(refusal) => format!("{told} {refusal:?}"),
+        };
+        audit_row(word.as_bytes())
+    };
+    ChangeRequest {
+        tenant: tenant(),
+        path: path(place),
+        by: "user:u".into(),
+        at: at(now),
+        change,
+        witness: Box::new(witness),
+    }
+}
+
+impl Bench {
+    async fn change(&self, place: &str, now: i64, change: Change) -> Result<Committed, Refusal> {
+        self.store().commit(request(place, now, change)).await.unwrap()
+    }
+
+    async fn put(&self, place: &str) -> i64 {
+        self.change(place, 10, Change::Put(put())).await.unwrap().head.latest.get()
+    }
+
+    async fn get(&self, place: &str, pinned: Option<i64>) -> Option<Record> {
+        let wanted = [(path(place), pinned.map(version))];
+        self.store().get_many(&tenant(), &wanted).await.unwrap().pop().unwrap().unwrap()
+    }
+
+    async fn listed(&self, scan: &ListScan, now: i64) -> Vec<String> {
+        let heads = self.store().list(&tenant(), scan, at(now)).await.unwrap();
+        heads.into_iter().map(|head| head.path.as_str().to_owned()).collect()
+    }
+
+    /// The bodies of the audit log, oldest first.
+    async fn audited(&self) -> Vec<String> {
+        let scan = AuditScan { tenant: Some(tenant()), ..AuditScan::default() };
+        let rows = self.store().audit_rows(&scan, 10_000).await.unwrap();
+        rows.into_iter().rev().map(|row| String::from_utf8(row.body).unwrap()).collect()
+    }
+
+    async fn numbers(&self, place: &str) -> Vec<i64> {
+        let found = self.store().versions(&tenant(), &path(place)).await.unwrap();
+        found.map_or_else(Vec::new, |(_, versions)| versions.iter().map(|record| record.version.get()).collect())
+    }
+}
+
+fn everything() -> ListScan {
+    ListScan { limit: 1_000, ..ListScan::default() }
+}
+
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(super::Bench::sqlite().await).await;
+            })*
+        }
+
+        /// One test, since a server that is started for each would cost more than all cases together.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn postgres_keeps_the_contract() {
+            $(
+                let Some(bench) = Bench::postgres().await else { return };
+                println!("{}", stringify!($case));
+                $case(bench).await;
+            )*
+        }
+    };
+}
+
+contract![
+    answers_come_in_the_order_of_the_question,
+    a_batch_is_one_snapshot,
+    a_list_is_in_the_order_of_bytes,
+    a_list_leaves_out_what_is_gone,
+    versions_come_newest_first,
+    a_put_keeps_what_it_does_not_name,
+    every_change_has_its_refusals,
+    a_deleted_secret_holds_its_path_for_a_while,
+    old_versions_are_pruned,
+    a_purge_leaves_no_row,
+    a_destroyed_version_has_no_key_and_no_value,
+    one_writer_wins_each_version,
+    all_writers_get_through,
+    a_change_and_its_event_stand_or_fall_together,
+    one_request_fails_alone,
+    what_is_given_up_is_not_begun_or_stands_with_its_event,
+    the_log_numbers_its_rows,
+    the_log_is_searched_by_every_column,
+    the_first_key_wins,
+    the_first_fingerprint_wins,
+    readiness_means_that_the_log_takes_a_row,
+    a_damaged_row_concerns_its_own_secret,
+    numbers_and_texts_are_kept_as_they_are,
+    everything_is_there_after_reopening,
+];
+
+async fn answers_come_in_the_order_of_the_question(bench: Bench) {
+    for _ in 0..3 {
+        bench.put("a").await;
+    }
+    bench.put("b").await;
+    bench.change("b", 20, Change::SoftDelete { recoverable_until: at(90) }).await.unwrap();
+    bench.change("c", 10, Change::Put(Put { expires_at: Some(at(11)), ..put() })).await.unwrap();
+    let questions = [
+        ("b", None),
+        ("none", None),
+        ("a", Some(1)),
+        ("a", None),
+        ("a", None),
+        ("a", Some(9)),
+        ("c", None),
+        ("A", None),
+    ];
+    let wanted: Vec<_> = questions.iter().map(|(place, pinned)| (path(place), pinned.map(version))).collect();
+    let answers = bench.store().get_many(&tenant(), &wanted).await.unwrap();
+    let seen: Vec<_> = answers.iter().map(|answer| answer.as_ref().unwrap().as_ref()).collect();
+    let told: Vec<_> = seen
+        .iter()
+        .map(|record| record.map(|r| (r.head.path.as_str(), r.version.as_ref().map(|v| v.version.get()))))
+        .collect();
+    let expected = [
+        Some(("b", Some(1))),
+        None,
+        Some(("a", Some(1))),
+        Some(("a", Some(3))),
+        Some(("a", Some(3))),
+        Some(("a", None)),
+        Some(("c", Some(1))),
+        None,
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(seen[0].unwrap().head.deleted, Some((at(20), at(90))));
+    assert_eq!(seen[2].unwrap().version.as_ref().unwrap().sealed, Some(sealed(version(1))));
+    assert!(bench.store().get_many(&tenant(), &[]).await.unwrap().is_empty());
+    let other = TenantId::parse("other").unwrap();
+    assert_eq!(bench.store().get_many(&other, &[(path("a"), None)]).await.unwrap(), [Ok(None)]);
+}
+
+async fn a_batch_is_one_snapshot(bench: Bench) {
+    let names: Vec<String> = (0..100).map(|n| format!("p/{n}")).collect();
+    for name in &names {
+        bench.put(name).await;
+    }
+    let wanted: Vec<_> = names.iter().map(|name| (path(name), None)).collect();
+    let bench = Arc::new(bench);
+    let flipping = tokio::spawn({
+        let bench = Arc::clone(&bench);
+        async move {
+            for round in 0..40 {
+                let sql = format!("UPDATE secrets SET updated_at = {round}; UPDATE versions SET created_at = {round}");
+                bench.sql(&sql).await;
+            }
+        }
+    });
+    let mut seen = BTreeSet::new();
+    while !flipping.is_finished() {
+        let answers = bench.store().get_many(&tenant(), &wanted).await.unwrap();
+        let records: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().unwrap()).collect();
+        let first = records[0].head.updated_at;
+        for record in records {
+            let mark = record.version.unwrap().created_at;
+            assert!(record.head.updated_at == first && (mark == first || first == at(10)), "{first:?} {mark:?}");
+        }
+        seen.insert(first);
+    }
+    flipping.await.unwrap();
+    assert!(seen.len() > 1, "the writer was met at work");
+}
+
+async fn a_list_is_in_the_order_of_bytes(bench: Bench) {
+    let names =
+        ["B", "a", "b/1", "b/10", "b/2", "B/x", "b-c", "b.c", "b_c", "_x", "0", "Z", "b/a/c", "bb", "b/A", "a1", "A1"];
+    for name in names {
+        bench.put(name).await;
+    }
+    let mut sorted = names.map(str::to_owned).to_vec();
+    sorted.sort_unstable();
+    assert_eq!(bench.listed(&everything(), 50).await, sorted);
+    let below = ListScan { prefix: "b/".to_owned(), ..everything() };
+    assert_eq!(bench.listed(&below, 50).await, ["b/1", "b/10", "b/2", "b/A", "b/a/c"]);
+    let part = ListScan { prefix: "b".to_owned(), limit: 3, ..everything() };
+    assert_eq!(bench.listed(&part, 50).await, ["b-c", "b.c", "b/1"]);
+    let next = ListScan { after: Some(path("b/1")), ..part };
+    assert_eq!(bench.listed(&next, 50).await, ["b/10", "b/2", "b/A"]);
+    let mut walked = Vec::new();
+    loop {
+        let after = walked.last().map(|last: &String| path(last));
+        match bench.listed(&ListScan { after, limit: 2, ..everything() }, 50).await {
+            page if page.is_empty() => break,
+            page => walked.extend(page),
+        }
+    }
+    assert_eq!(walked, sorted);
+    for nothing in ["%", "b%", "*", "zz"] {
+        let scan = ListScan { prefix: nothing.to_owned(), ..everything() };
+        assert!(bench.listed(&scan, 50).await.is_empty(), "{nothing}");
+    }
+    let other = TenantId::parse("other").unwrap();
+    assert!(bench.store().list(&other, &everything(), at(50)).await.unwrap().is_empty());
+}
+
+async fn a_list_leaves_out_what_is_gone(bench: Bench) {
+    for name in ["deleted", "live", "purged"] {
+        bench.put(name).await;
+    }
+    bench.change("deleted", 20, Change::SoftDelete { recoverable_until: at(90) }).await.unwrap();
+    bench.change("purged", 20, Change::Purge).await.unwrap();
+    bench.change("ends", 10, Change::Put(Put { expires_at: Some(at(60)), ..put() })).await.unwrap();
+    assert_eq!(bench.listed(&everything(), 59).await, ["ends", "live"]);
+    assert_eq!(bench.listed(&everything(), 60).await, ["live"]);
+    bench.change("deleted", 30, Change::Restore).await.unwrap();
+    assert_eq!(bench.listed(&everything(), 60).await, ["deleted", "live"]);
+}
+
+async fn versions_come_newest_first(bench: Bench) {
+    for _ in 0..3 {
+        bench.put("a").await;
+    }
+    bench.change("a", 20, Change::Destroy(vec![version(2)])).await.unwrap();
+    let (head, versions) = bench.store().versions(&tenant(), &path("a")).await.unwrap().unwrap();
+    assert_eq!((head.latest, head.updated_at), (version(3), at(20)));
+    let told: Vec<_> = versions.iter().map(|v| (v.version.get(), v.destroyed_at, v.sealed.is_some())).collect();
+    assert_eq!(told, [(3, None, false), (2, Some(at(20)), false), (1, None, false)]);
+    assert_eq!(bench.store().versions(&tenant(), &path("b")).await.unwrap(), None);
+}
+
+async fn a_put_keeps_what_it_does_not_name(bench: Bench) {
+    let first = Put {
+        secret_type: Some(SecretType::ApiKey),
+        metadata: Some(metadata("me")),
+        expires_at: Some(at(99)),
+        max_versions: Some(3),
+        ..put()
+    };
+    let created = bench.change("a", 10, Change::Put(first)).await.unwrap();
+    assert!(created.created);
+    let second = ChangeRequest { by: "sa:b".into(), ..request("a", 20, Change::Put(put())) };
+    let second = bench.store().commit(second).await.unwrap().unwrap();
+    assert!(!second.created);
+    let expected = Head {
+        path: path("a"),
+        latest: version(2),
+        secret_type: SecretType::ApiKey,
+        metadata: metadata("me"),
+        created_at: at(10),
+        created_by: "user:u".to_owned(),
+        updated_at: at(20),
+        updated_by: "sa:b".to_owned(),
+        // The end is the version's: a version that names none has none.
+        expires_at: None,
+        deleted: None,
+        max_versions: 3,
+    };
+    assert_eq!(second.head, expected);
+    assert_eq!(bench.get("a", None).await.unwrap().head, expected);
+    let first = bench.get("a", Some(1)).await.unwrap().version.unwrap();
+    assert_eq!((first.expires_at, first.created_by.as_str(), first.created_at), (Some(at(99)), "user:u", at(10)));
+    let edit = Change::EditMetadata(Box::new(|before| {
+        assert_eq!(*before, metadata("me"));
+        Some(metadata("you"))
+    }));
+    let edited = bench.change("a", 30, edit).await.unwrap();
+    assert_eq!(edited.head.latest, version(2), "no new version");
+    assert_eq!(bench.get("a", None).await.unwrap().head.metadata, metadata("you"));
+}
+
+async fn every_change_has_its_refusals(bench: Bench) {
+    let delete = || Change::SoftDelete { recoverable_until: at(90) };
+    let too_large = || Change::EditMetadata(Box::new(|_| None));
+    for change in [delete(), Change::Restore, Change::Purge, Change::Destroy(vec![version(1)]), too_large()] {
+        assert_eq!(bench.change("none", 10, change).await, Err(Refusal::Absent));
+    }
+    assert_eq!(bench.change("none", 10, expecting(1)).await, Err(Refusal::VersionConflict(0)));
+    assert_eq!(bench.change("a", 10, expecting(0)).await.unwrap().head.latest, version(1));
+    assert_eq!(bench.change("a", 10, expecting(0)).await, Err(Refusal::VersionConflict(1)));
+    assert_eq!(bench.change("a", 10, expecting(1)).await.unwrap().head.latest, version(2));
+    let absent = Change::Destroy(vec![version(1), version(3)]);
+    assert_eq!(bench.change("a", 10, absent).await, Err(Refusal::VersionAbsent));
+    assert!(bench.get("a", Some(1)).await.unwrap().version.unwrap().sealed.is_some(), "none or all are destroyed");
+    assert_eq!(bench.change("a", 10, too_large()).await, Err(Refusal::MetadataTooLarge));
+    assert_eq!(bench.change("a", 10, Change::Restore).await, Err(Refusal::Absent), "it is not deleted");
+    bench.change("a", 20, delete()).await.unwrap();
+    for change in [delete(), Change::Destroy(vec![version(1)]), too_large()] {
+        assert_eq!(bench.change("a", 30, change).await, Err(Refusal::Absent), "it is deleted");
+    }
+    assert_eq!(bench.change("a", 30, expecting(2)).await, Err(Refusal::Deleted));
+    bench.change("a", 30, Change::Restore).await.unwrap();
+    let full = "UPDATE versions SET version = 2147483647 WHERE version = 2; UPDATE secrets SET latest = 2147483647";
+    bench.sql(full).await;
+    assert_eq!(bench.change("a", 40, Change::Put(put())).await, Err(Refusal::VersionsExhausted));
+    let words = bench.audited().await;
+    assert_eq!(words.len(), 19, "each change and each refusal has its event: {words:?}");
+    assert_eq!(words[5..8], ["none VersionConflict(0)", "a 1", "a VersionConflict(1)"]);
+    assert_eq!(words[18], "a VersionsExhausted");
+}
+
+async fn a_deleted_secret_holds_its_path_for_a_while(bench: Bench) {
+    bench.put("a").await;
+    bench.put("a").await;
+    let deleted = bench.change("a", 20, Change::SoftDelete { recoverable_until: at(30) }).await.unwrap();
+    assert_eq!(deleted.head.deleted, Some((at(20), at(30))));
+    assert_eq!(bench.change("a", 29, Change::Put(put())).await, Err(Refusal::Deleted));
+    assert_eq!(bench.change("a", 30, Change::Restore).await, Err(Refusal::Absent), "its time is over");
+    let anew = bench.change("a", 30, expecting(0)).await.unwrap();
+    assert_eq!((anew.head.latest, anew.created, anew.head.created_at), (version(1), true, at(30)));
+    assert_eq!(bench.numbers("a").await, [1], "nothing of the one before");
+}
+
+async fn old_versions_are_pruned(bench: Bench) {
+    for _ in 0..12 {
+        bench.put("ten").await;
+    }
+    assert_eq!(bench.numbers("ten").await, (3..=12).rev().collect::<Vec<_>>());
+    for _ in 0..4 {
+        bench.change("two", 10, Change::Put(Put { max_versions: Some(2), ..put() })).await.unwrap();
+    }
+    assert_eq!(bench.numbers("two").await, [4, 3]);
+    bench.change("two", 10, Change::Put(Put { max_versions: Some(1), ..put() })).await.unwrap();
+    assert_eq!(bench.numbers("two").await, [5]);
+    assert_eq!(bench.get("two", Some(4)).await.unwrap().version, None);
+}
+
+async fn a_purge_leaves_no_row(bench: Bench) {
+    for name in ["a", "a", "b"] {
+        bench.put(name).await;
+    }
+    bench.change("a", 20, Change::SoftDelete { recoverable_until: at(90) }).await.unwrap();
+    assert_eq!(bench.change("a", 30, Change::Purge).await.unwrap().head.latest, version(2));
+    assert_eq!(bench.get("a", None).await, None);
+    assert_eq!((bench.count("secrets").await, bench.count("versions").await), (1, 1), "b is left");
+    assert_eq!(bench.put("a").await, 1, "numbers begin anew");
+}
+
+async fn a_destroyed_version_has_no_key_and_no_value(bench: Bench) {
+    for _ in 0..3 {
+        bench.put("a").await;
+    }
+    bench.change("a", 20, Change::Destroy(vec![version(1), version(3)])).await.unwrap();
+    bench.change("a", 40, Change::Destroy(vec![version(1)])).await.unwrap();
+    let left = "SELECT CAST(version AS TEXT) FROM versions
+                WHERE key_generation IS NOT NULL OR wrapped_key IS NOT NULL OR ciphertext IS NOT NULL";
+    assert_eq!(bench.texts(left).await, [Some("2".to_owned())]);
+    let first = bench.get("a", Some(1)).await.unwrap().version.unwrap();
+    assert_eq!((first.destroyed_at, first.sealed), (Some(at(20)), None), "the first time counts");
+    assert_eq!(bench.put("a").await, 4);
+}
+
+async fn one_writer_wins_each_version(bench: Bench) {
+    for round in 0..4 {
+        let mut writers = JoinSet::new();
+        for _ in 0..32 {
+            let store = bench.store();
+            writers.spawn(async move { store.commit(request("a", 10, expecting(round))).await.unwrap() });
+        }
+        let outcomes = writers.join_all().await;
+        let won: Vec<_> = outcomes.iter().flatten().map(|committed| committed.head.latest.get()).collect();
+        assert_eq!(won, [round + 1]);
+        let lost = outcomes.iter().filter(|outcome| **outcome == Err(Refusal::VersionConflict(round + 1))).count();
+        assert_eq!(lost, 31);
+    }
+    assert_eq!(bench.numbers("a").await, [4, 3, 2, 1]);
+    assert_eq!(bench.audited().await.len(), 4 * 32);
+}
+
+async fn all_writers_get_through(bench: Bench) {
+    let mut writers = JoinSet::new();
+    for _ in 0..32 {
+        let store = bench.store();
+        let put = Put { max_versions: Some(100), ..put() };
+        writers.spawn(async move { store.commit(request("a", 10, Change::Put(put))).await.unwrap().unwrap() });
+    }
+    let given: BTreeSet<_> = writers.join_all().await.iter().map(|committed| committed.head.latest.get()).collect();
+    assert_eq!(given, (1..=32).collect());
+    assert_eq!(bench.numbers("a").await, (1..=32).rev().collect::<Vec<_>>());
+    let told: BTreeSet<_> = bench.audited().await.into_iter().collect();
+    assert_eq!(told, (1..=32).map(|number| format!("a {number}")).collect());
+}
+
+async fn a_change_and_its_event_stand_or_fall_together(bench: Bench) {
+    bench.put("a").await;
+    bench.sql("ALTER TABLE audit_log RENAME TO hidden").await;
+    let changes = [
+        Change::Put(put()),
+        Change::SoftDelete { recoverable_until: at(90) },
+        Change::Purge,
+        Change::Destroy(vec![version(1)]),
+        Change::EditMetadata(Box::new(|_| Some(metadata("me")))),
+    ];
+    for change in changes {
+        assert!(bench.store().commit(request("a", 20, change)).await.is_err());
+    }
+    assert!(bench.store().commit(request("b", 20, Change::Put(put()))).await.is_err());
+    assert!(bench.store().append(audit_row(b"x")).await.is_err());
+    let record = bench.get("a", None).await.unwrap();
+    assert_eq!((record.head.latest, record.head.updated_at, record.head.deleted), (version(1), at(10), None));
+    assert!(record.version.unwrap().sealed.is_some());
+    assert_eq!((bench.count("secrets").await, bench.count("versions").await), (1, 1));
+    bench.sql("ALTER TABLE hidden RENAME TO audit_log").await;
+    assert_eq!(bench.put("a").await, 2, "well again by itself");
+    assert_eq!(bench.audited().await, ["a 1", "a 2"]);
+}
+
+/// A row that nobody can write meets neighbours that everybody can: on SQLite they are committed together.
+async fn one_request_fails_alone(bench: Bench) {
+    for name in ["lost", "taken"] {
+        bench.put(name).await;
+        bench.put(name).await;
+    }
+    bench.change("gone", 10, Change::Put(put())).await.unwrap();
+    bench.change("gone", 10, Change::SoftDelete { recoverable_until: at(11) }).await.unwrap();
+    bench
+        .sql(
+            "UPDATE secrets SET latest = 1 WHERE path = 'taken'; UPDATE secrets SET metadata = '[' WHERE path = 'lost'",
+        )
+        .await;
+    let before = bench.audited().await.len();
+    let mut all = JoinSet::new();
+    for n in 0..60 {
+        let store = bench.store();
+        all.spawn(async move {
+            match n % 6 {
+                // The version that follows is there already.
+                0 => assert!(store.commit(request("taken", 20, Change::Put(put()))).await.is_err()),
+                1 => assert_eq!(
+                    store.commit(request("lost", 20, Change::Put(put()))).await.unwrap(),
+                    Err(Refusal::Damaged)
+                ),
+                // It cannot be sealed, and there was something to be cleared away first.
+                2 => {
+                    let change = Change::Put(Put { seal: Box::new(|_| None), ..put() });
+                    let result = store.commit(request("gone", 20, change)).await;
+                    assert!(matches!(result, Err(StoreError::Unsealable)));
+                }
+                3 => drop(store.append(audit_row(b"appended")).await.unwrap()),
+                _ => drop(store.commit(request(&format!("n/{n}"), 20, Change::Put(put()))).await.unwrap().unwrap()),
+            }
+        });
+    }
+    all.join_all().await;
+    assert_eq!(bench.audited().await.len() - before, 10 + 10 + 20);
+    assert!(bench.get("gone", None).await.is_some(), "nothing is cleared away for a value that cannot be sealed");
+    assert_eq!(bench.count("versions").await, 2 + 2 + 1 + 20);
+}
+
+async fn what_is_given_up_is_not_begun_or_stands_with_its_event(bench: Bench) {
+    let mut all = JoinSet::new();
+    for n in 0..200_u64 {
+        let store = bench.store();
+        all.spawn(async move {
+            let patience = std::time::Duration::from_micros(n * 20);
+            let change = store.commit(request(&format!("n/{n}"), 20, Change::Put(put())));
+            tokio::time::timeout(patience, change).await.is_ok()
+        });
+    }
+    let done = all.join_all().await.into_iter().filter(|done| *done).count();
+    // The next commit comes after whatever was still under way.
+    bench.put("last").await;
+    let mut listed = bench.listed(&everything(), 50).await;
+    let mut audited: Vec<_> = bench.audited().await.iter().map(|word| word.replace(" 1", "")).collect();
+    listed.sort_unstable();
+    audited.sort_unstable();
+    assert_eq!(listed, audited);
+    assert!(listed.len() > done);
+}
+
+async fn the_log_numbers_its_rows(bench: Bench) {
+    let mut last = 0;
+    for _ in 0..5 {
+        let sequence = bench.store().append(audit_row(b"x")).await.unwrap();
+        assert!(sequence > last);
+        last = sequence;
+    }
+    let mut all = JoinSet::new();
+    for n in 0..40_u8 {
+        let store = bench.store();
+        all.spawn(async move { (store.append(audit_row(&[n])).await.unwrap(), vec![n]) });
+    }
+    let mut given = all.join_all().await;
+    given.sort_unstable();
+    let scan = AuditScan { tenant: Some(tenant()), ..AuditScan::default() };
+    let rows = bench.store().audit_rows(&scan, 40).await.unwrap();
+    let told: Vec<_> = rows.into_iter().rev().map(|row| (row.sequence, row.body)).collect();
+    assert_eq!(told, given, "what was answered is what is kept");
+}
+
+async fn the_log_is_searched_by_every_column(bench: Bench) {
+    let other = TenantId::parse("other").unwrap();
+    let row = |n: i64| AuditRow { at: at(n * 10), ..audit_row(n.to_string().as_bytes()) };
+    let rows = [
+        row(1),
+        AuditRow { identity_id: Some("sa:x".to_owned()), identity_type: Some("service_account"), ..row(2) },
+        AuditRow { source_ip: Some("10.0.0.1".to_owned()), ..row(3) },
+        AuditRow { request_id: "req_9".to_owned(), ..row(4) },
+        AuditRow { tenant: None, identity_id: None, identity_type: None, ..row(5) },
+        AuditRow { tenant: Some(other.clone()), ..row(6) },
+        row(7),
+    ];
+    let mut sequences = Vec::new();
+    for row in rows {
+        sequences.push(bench.store().append(row).await.unwrap());
+    }
+    let of = |scan: AuditScan| AuditScan { tenant: scan.tenant.or_else(|| Some(tenant())), ..scan };
+    let word = |text: &str| Some(text.to_owned());
+    let default = AuditScan::default;
+    let cases = [
+        (default(), "74321"),
+        (AuditScan { with_untenanted: true, ..default() }, "754321"),
+        (AuditScan { tenant: Some(other), ..default() }, "6"),
+        (AuditScan { from: Some(at(30)), ..default() }, "743"),
+        (AuditScan { to: Some(at(30)), ..default() }, "21"),
+        (AuditScan { from: Some(at(20)), to: Some(at(40)), ..default() }, "32"),
+        (AuditScan { identity_id: word("sa:x"), ..default() }, "2"),
+        (AuditScan { identity_type: word("service_account"), ..default() }, "2"),
+        (AuditScan { identity_type: word("user"), ..default() }, "7431"),
+        (AuditScan { source_ip: word("10.0.0.1"), ..default() }, "3"),
+        (AuditScan { request_id: word("req_9"), ..default() }, "4"),
+        (AuditScan { request_id: word("req_9"), source_ip: word("10.0.0.1"), ..default() }, ""),
+        (AuditScan { not_after: Some(sequences[3]), ..default() }, "4321"),
+    ];
+    for (scan, expected) in cases {
+        let rows = bench.store().audit_rows(&of(scan.clone()), 100).await.unwrap();
+        let told: String = rows.iter().map(|row| String::from_utf8(row.body.clone()).unwrap()).collect();
+        assert_eq!(told, expected, "{scan:?}");
+    }
+    let limited = bench.store().audit_rows(&of(default()), 2).await.unwrap();
+    assert_eq!(limited.iter().map(|row| row.sequence).collect::<Vec<_>>(), [sequences[6], sequences[3]]);
+}
+
+async fn the_first_key_wins(bench: Bench) {
+    let mut all = JoinSet::new();
+    for n in 0..8_u8 {
+        let store = bench.store();
+        let key = WrappedKey { generation: 1, wrapped: vec![n; 60] };
+        all.spawn(async move { store.add_tenant_key(&tenant(), key).await.unwrap() });
+    }
+    let answers: BTreeSet<_> = all.join_all().await.into_iter().map(|keys| keys[0].wrapped.clone()).collect();
+    assert_eq!(answers.len(), 1, "everyone holds the same key");
+    let second = WrappedKey { generation: 2, wrapped: vec![9] };
+    let keys = bench.store().add_tenant_key(&tenant(), second.clone()).await.unwrap();
+    assert_eq!(keys.iter().map(|key| key.generation).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), keys);
+    let other = TenantId::parse("other").unwrap();
+    assert!(bench.store().tenant_keys(&other).await.unwrap().is_empty());
+}
+
+async fn the_first_fingerprint_wins(bench: Bench) {
+    let mut all = JoinSet::new();
+    for n in 0..8_u8 {
+        let store = bench.store();
+        all.spawn(async move { store.root_fingerprint(&[n; 32]).await.unwrap() });
+    }
+    let kept: BTreeSet<_> = all.join_all().await.into_iter().collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(bench.store().root_fingerprint(b"late").await.unwrap(), *kept.first().unwrap());
+}
+
+async fn readiness_means_that_the_log_takes_a_row(bench: Bench) {
+    let store = bench.store();
+    let first = store.append(audit_row(b"x")).await.unwrap();
+    for _ in 0..3 {
+        store.ready().await.unwrap();
+    }
+    assert_eq!(bench.count("audit_log").await, 1, "the probe leaves nothing");
+    assert_eq!(store.append(audit_row(b"x")).await.unwrap(), first + 1, "not even a gap");
+    bench.sql("ALTER TABLE audit_log RENAME TO hidden").await;
+    assert!(store.ready().await.is_err());
+    bench.sql("ALTER TABLE hidden RENAME TO audit_log").await;
+    store.ready().await.unwrap();
+    let mut all = JoinSet::new();
+    for _ in 0..16 {
+        let store = bench.store();
+        all.spawn(async move { store.ready().await.unwrap() });
+    }
+    all.join_all().await;
+}
+
+async fn a_damaged_row_concerns_its_own_secret(bench: Bench) {
+    for name in ["a", "b", "c", "d", "e", "f", "g"] {
+        bench.put(name).await;
+    }
+    bench
+        .sql(
+            "UPDATE secrets SET metadata = '{\"tags\":' WHERE path = 'b';
+             UPDATE secrets SET secret_type = 'x' WHERE path = 'c';
+             UPDATE secrets SET latest = 0 WHERE path = 'd';
+             UPDATE secrets SET max_versions = -1 WHERE path = 'e';
+             UPDATE versions SET secret_type = 'x' WHERE path = 'f';
+             DELETE FROM versions WHERE path = 'g';
+             UPDATE secrets SET path = 'z//' WHERE path = 'e'",
+        )
+        .await;
+    let wanted: Vec<_> = ["a", "b", "c", "d", "f", "g"].map(|name| (path(name), None)).to_vec();
+    let answers = bench.store().get_many(&tenant(), &wanted).await.unwrap();
+    assert!(matches!(&answers[0], Ok(Some(_))));
+    let told: Vec<_> = answers[1..].iter().map(|answer| answer.as_ref().unwrap_err().0).collect();
+    assert_eq!(told, ["metadata", "secret_type", "latest", "secret_type", "latest"]);
+    assert_eq!(bench.listed(&everything(), 50).await, ["a", "f", "g"], "their heads are whole");
+    let small = ListScan { limit: 2, ..everything() };
+    assert_eq!(bench.listed(&small, 50).await, ["a", "f"], "a full page in spite of what is passed over");
+    let last = ListScan { after: Some(path("f")), ..small };
+    assert_eq!(bench.listed(&last, 50).await, ["g"]);
+    let versions = bench.store().versions(&tenant(), &path("f")).await;
+    assert!(matches!(versions, Err(StoreError::Damaged("secret_type"))));
+    assert_eq!(bench.change("b", 20, Change::Put(put())).await, Err(Refusal::Damaged));
+    assert_eq!(bench.change("f", 20, Change::Destroy(vec![version(1)])).await, Err(Refusal::Damaged));
+    assert_eq!(bench.audited().await.last().unwrap(), "f Damaged");
+    let _: DamagedRow = answers[1].clone().unwrap_err();
+}
+
+async fn numbers_and_texts_are_kept_as_they_are(bench: Bench) {
+    let odd = "ü'\"\\; DROP TABLE secrets; --\u{1f511}";
+    let put = Put {
+        metadata: Some(metadata(odd)),
+        expires_at: Some(at(i64::MAX)),
+        max_versions: Some(u32::MAX),
+        secret_type: Some(SecretType::SshKey),
+        ..put()
+    };
+    let request = ChangeRequest { by: odd.into(), ..request("a", 1_767_225_600_123_457, Change::Put(put)) };
+    bench.store().commit(request).await.unwrap().unwrap();
+    let head = bench.get("a", None).await.unwrap().head;
+    assert_eq!(head.created_at, at(1_767_225_600_123_457));
+    assert_eq!((head.expires_at, head.max_versions), (Some(at(i64::MAX)), u32::MAX));
+    assert_eq!((head.created_by.as_str(), head.metadata.parse().owner.as_deref()), (odd, Some(odd)));
+    let columns = ["created_at", "updated_at", "expires_at", "max_versions", "latest", "deleted_at"];
+    for (column, expected) in columns.into_iter().zip([
+        Some("1767225600123457"),
+        Some("1767225600123457"),
+        Some("9223372036854775807"),
+        Some("4294967295"),
+        Some("1"),
+        None,
+    ]) {
+        let stored = bench.texts(&format!("SELECT CAST({column} AS TEXT) FROM secrets")).await;
+        assert_eq!(stored, [expected.map(str::to_owned)], "{column}");
+    }
+    assert_eq!(
+        bench.texts("SELECT tenant || ' ' || path || ' ' || secret_type FROM secrets").await,
+        [Some("acme a ssh_key".to_owned())]
+    );
+}
+
+async fn everything_is_there_after_reopening(mut bench: Bench) {
+    bench.put("a").await;
+    bench.put("a").await;
+    bench.change("b", 10, Change::Put(put())).await.unwrap();
+    bench.change("b", 20, Change::SoftDelete { recoverable_until: at(90) }).await.unwrap();
+    let key = WrappedKey { generation: 1, wrapped: vec![7; 60] };
+    bench.store().add_tenant_key(&tenant(), key.clone()).await.unwrap();
+    bench.store().root_fingerprint(b"root").await.unwrap();
+    let sequence = bench.store().append(audit_row(b"x")).await.unwrap();
+    let before = (bench.get("a", None).await, bench.get("b", None).await, bench.audited().await);
+    for _ in 0..2 {
+        bench.reopen().await;
+        assert_eq!((bench.get("a", None).await, bench.get("b", None).await, bench.audited().await), before);
+        assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), std::slice::from_ref(&key));
+        assert_eq!(bench.store().root_fingerprint(b"other").await.unwrap(), b"root");
+    }
+    assert!(bench.store().append(audit_row(b"y")).await.unwrap() > sequence);
+    let store = bench.store();
+    let waiting = tokio::spawn(async move { store.commit(request("c", 10, Change::Put(put()))).await });
+    bench.store().close().await;
+    let outcome = waiting.await.unwrap();
+    assert!(bench.store().commit(request("d", 10, Change::Put(put()))).await.is_err(), "it is closed");
+    bench.reopen().await;
+    assert_eq!(bench.get("c", None).await.is_some(), outcome.is_ok());
+}
