@@ -31,3 +31,4 @@ mod store;
 mod support;
 mod system;
 mod tidy;
+mod tokens;
