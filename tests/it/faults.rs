@@ -26,6 +26,8 @@ use crate::{
 
 /// What no answer may hold while the audit log cannot be written.
 const CANARY: &str = "canary-5f1d";
+/// When a test gives up.
+const FOREVER: Duration = Duration::from_mins(1);
 /// Two seconds, and what a busy machine may add.
 const PROMPT: Duration = Duration::from_millis(3_500);
 
@@ -60,7 +62,7 @@ async fn all_is_refused(root: &Client, stranger: &Client) {
     let started = Instant::now();
     let mut answers = JoinSet::new();
     for (what, client, method, target, body) in asked {
-        let request = client.request(method, target);
+        let request = client.request(method, target).timeout(FOREVER);
         let request = match body {
             Value::Null => request,
             body => request.header("content-type", "application/json").body(body.to_string()),
@@ -133,20 +135,13 @@ async fn write_on(client: Client, path: String, acknowledged: Arc<AtomicUsize>, 
     let mut newest = None;
     let mut kept = 0;
     while !stop.load(Ordering::Relaxed) {
-        let next = match newest {
-            Some(newest) => newest + 1,
-            None => match newest_version(&client, &path).await {
-                Some(found) => {
-                    assert!(found >= kept, "{path}: version {kept} was acknowledged, {found} is there");
-                    found + 1
-                }
-                None => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    continue;
-                }
-            },
+        let Some(before) = (if newest.is_some() { newest } else { newest_version(&client, &path).await }) else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
         };
-        let options = json!({"max_versions": 1000, "expected_version": next - 1});
+        assert!(before >= kept, "{path}: version {kept} was acknowledged, {before} is there");
+        let next = before + 1;
+        let options = json!({"max_versions": 1000, "expected_version": before});
         let body = json!({"data": {"n": next}, "options": options}).to_string();
         let request = client.request(Method::PUT, &format!("/v1/secrets/{path}"));
         // What is not acknowledged may stand or not; the next round looks.
@@ -178,7 +173,9 @@ async fn newest_version(client: &Client, path: &str) -> Option<i64> {
 }
 
 async fn reach(counter: &AtomicUsize, wanted: usize) {
+    let started = Instant::now();
     while counter.load(Ordering::Relaxed) < wanted {
+        assert!(started.elapsed() < FOREVER, "the writers get no further");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -227,18 +224,18 @@ async fn nobody_waits_long_for_a_log_that_is_locked() {
 async fn no_room(root: &Client, stranger: &Client, fill: impl AsyncFn(), free: impl AsyncFn()) -> BTreeSet<String> {
     let mut acknowledged = BTreeSet::new();
     fill().await;
-    let mut full = false;
+    let mut refused = false;
     for n in 0..2_000 {
         let path = format!("w/{n}");
         let answer = root.put(&format!("/v1/secrets/{path}"), json!({"data": {"n": 1, "k": "x".repeat(20_000)}})).await;
         if answer.status() == 503 {
-            full = true;
+            refused = true;
             break;
         }
         assert_eq!(answer.status(), 201);
         acknowledged.insert(path);
     }
-    assert!(full, "there was no end of room");
+    assert!(refused, "there was no end of room");
     for _ in 0..2_000 {
         let (status, body) = root.get("/v1/secrets/kept").await.json().await;
         if status == 503 {
@@ -290,19 +287,18 @@ async fn a_full_disk_refuses_and_recovers() {
 #[tokio::test]
 async fn a_file_that_may_not_grow_refuses_and_recovers() {
     let vault = Process::new().await;
-    let mut process = vault.start().await;
+    let process = vault.start().await;
     let (root, stranger) = (vault.client("user:root"), vault.client("user:stranger"));
     root.store("kept", json!({"k": CANARY})).await;
     let limit = |bytes: String| {
-        let pid = process.id().to_string();
+        let pid = process.child.id().to_string();
         let status = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:unlimited")]).status();
         assert!(status.unwrap().success());
     };
     let log = vault.data_dir().join("portcullis.db-wal");
     let fill = async || limit((fs::metadata(&log).unwrap().len() + 100_000).to_string());
     let acknowledged = no_room(&root, &stranger, fill, async || limit("unlimited".to_owned())).await;
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(process);
     let server = vault.in_process().await;
     let kept = versions_and_events_agree(&server, "w/").await;
     assert_eq!(kept.into_keys().collect::<BTreeSet<_>>(), acknowledged);
@@ -422,6 +418,20 @@ async fn a_stop_under_load_keeps_what_was_acknowledged() {
     }
 }
 
+/// A running program. Killed when it is dropped, or when this process is.
+struct Running {
+    child: Child,
+    guard: Child,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        self.guard.wait().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 /// The program itself, in a directory that outlives it.
 struct Process {
     server: TestServer,
@@ -440,7 +450,7 @@ impl Process {
         self.server.data_dir.clone()
     }
 
-    async fn start(&self) -> Child {
+    async fn start(&self) -> Running {
         let config = self.server.scratch().join("portcullis.toml");
         let address = format!("127.0.0.1:{}", self.port);
         // A file that may not grow is an error like another, not the end of the process.
@@ -453,13 +463,14 @@ impl Process {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let running = Running { guard: at_exit(r#"kill -9 "$1""#, child.id().to_string()), child };
         let client = self.client("user:root");
         let started = Instant::now();
         while client.request(Method::GET, "/v1/health/ready").send().await.is_err() {
             assert!(started.elapsed() < Duration::from_secs(20), "the server does not start");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        child
+        running
     }
 
     fn client(&self, subject: &str) -> Client {
@@ -488,8 +499,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
     let mut slowest = Duration::ZERO;
     for cycle in 1..=CYCLES {
         reach(&acknowledged, cycle * 60 + cycle * 7 % 13).await;
-        process.kill().unwrap();
-        process.wait().unwrap();
+        drop(process);
         let started = Instant::now();
         process = vault.start().await;
         slowest = slowest.max(started.elapsed());
@@ -498,8 +508,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
     assert!(slowest < Duration::from_secs(10));
     stop.store(true, Ordering::Relaxed);
     let newest = writers.join_all().await;
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(process);
     let server = vault.in_process().await;
     let kept = versions_and_events_agree(&server, "w/").await;
     for (path, acknowledged) in newest {

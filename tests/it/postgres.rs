@@ -4,7 +4,9 @@
 //! removes the directory. So nothing is left behind by `cargo test` (one process), by nextest (many), by a kill.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     net::TcpListener,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -143,10 +145,10 @@ fn guard(directory: &Path) -> Child {
     at_exit(stop, directory)
 }
 
-/// Runs a script about a directory (its `$1`) when its input is closed: when this process is gone, or sooner.
-pub fn at_exit(script: &str, directory: &Path) -> Child {
+/// Runs a script about something (its `$1`) when its input is closed: when this process is gone, or sooner.
+pub fn at_exit(script: &str, about: impl AsRef<OsStr>) -> Child {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("read _; {script}"), "guard"]).arg(directory).current_dir("/");
+    command.args(["-c", &format!("read _; {script}"), "guard"]).arg(about).current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // A terminal's interrupt goes to the test process; the guard must outlive it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
