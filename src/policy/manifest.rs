@@ -17,6 +17,9 @@ const LONGEST_CONFIGURE_DEADLINE: Duration = Duration::from_mins(5);
 /// Most modules of a manifest.
 pub const MODULES: usize = 64;
 
+/// An empty list would switch a policy off without saying so.
+const NOWHERE: &str = "an empty list applies nowhere: leave it out, or say mode = \"off\"";
+
 /// Whether a module's answers count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,6 +164,9 @@ fn is_beside(file: &str) -> bool {
 
 fn actions(words: Option<Vec<String>>) -> Result<Option<Vec<Action>>, String> {
     let Some(words) = words else { return Ok(None) };
+    if words.is_empty() {
+        return Err(NOWHERE.to_owned());
+    }
     if words.iter().any(|word| word == "*") {
         return Ok(None);
     }
@@ -173,6 +179,9 @@ fn actions(words: Option<Vec<String>>) -> Result<Option<Vec<Action>>, String> {
 
 fn paths(patterns: Option<Vec<String>>) -> Result<Vec<PathPattern>, String> {
     let patterns = patterns.unwrap_or_else(|| vec!["**".to_owned()]);
+    if patterns.is_empty() {
+        return Err(NOWHERE.to_owned());
+    }
     let parse =
         |text: &String| PathPattern::parse(text).map_err(|error| format!("`{}`: {error}", text.escape_default()));
     patterns.iter().map(parse).collect()
@@ -239,6 +248,14 @@ mod tests {
         .unwrap_err();
         for field in ["name", "module", "sha256", "actions", "paths", "deadline", "configure_deadline", "memory"] {
             assert!(problems.iter().any(|p| p.contains(&format!(": {field}:"))), "{field}: {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_switches_nothing_off() {
+        for list in ["actions = []", "paths = []"] {
+            let entry = format!("[[policy]]\nname = \"a\"\nmodule = \"a.wasm\"\n{list}\n");
+            assert!(parse(&entry).unwrap_err()[0].contains("applies nowhere"), "{list}");
         }
     }
 
