@@ -122,20 +122,33 @@ async fn a_module_is_asked_where_it_applies_alone() {
     }
 }
 
-/// A server on which each module's duty about fields holds at paths that end in `x`.
-async fn with_duties(duties: &[&str]) -> TestServer {
+const ALL_FIELDS: &str = r#"{"nested":{"password":"q"},"password":"p","port":1.50,"user":"u"}"#;
+
+/// Data of a server on which nobody had duties yet: `kept/x` and `free/ok` have all fields.
+async fn data_without_duties() -> TestServer {
+    let mut server = Directory::new().with("allow", PATIENT).server().await;
+    for path in ["kept/x", "free/ok"] {
+        server.root().store(path, serde_json::from_str(ALL_FIELDS).unwrap()).await;
+    }
+    server.stop().await;
+    server
+}
+
+/// A server on that data on which each module's duty about fields holds at paths that end in `x`.
+async fn with_duties(data: &TestServer, duties: &[&str]) -> TestServer {
     let mut directory = Directory::new();
     for (index, duty) in duties.iter().enumerate() {
         let settings = format!("{index}.toml");
         let lines = format!("{PATIENT}\nactions = [\"read\", \"write\"]\nsettings = {settings:?}");
         directory = directory.with_file(&settings, duty).named(&format!("m{index}"), "fields", &lines);
     }
-    directory.with("allow", PATIENT).server().await
+    directory.with("allow", PATIENT).server_on(data.data_dir.clone()).await
 }
 
 #[tokio::test]
 async fn duties_about_fields_are_joined_to_the_stricter() {
-    let all = json!({"user": "u", "password": "p", "port": 1.50, "nested": {"password": "q"}});
+    let data = data_without_duties().await;
+    let all: Value = serde_json::from_str(ALL_FIELDS).unwrap();
     let table: [(&[&str], Value); 8] = [
         (&["only-fields:user"], json!({"user": "u"})),
         (&["only-fields:user", "only-fields:user"], json!({"user": "u"})),
@@ -147,44 +160,26 @@ async fn duties_about_fields_are_joined_to_the_stricter() {
         (&["only-fields:nested", "without-fields:password"], json!({"nested": {"password": "q"}})),
     ];
     for (duties, shown) in table {
-        let server = with_duties(duties).await;
+        let mut server = with_duties(&data, duties).await;
         let root = server.root();
-        // Written where no duty holds, read where one does: the same store, by way of another path's rules.
-        root.store("free/ok", all.clone()).await;
-        assert_eq!(root.get("/v1/secrets/free/ok").await.json().await.1["data"], all);
+        assert_eq!(root.get("/v1/secrets/kept/x?version=1").await.json().await.1["data"], shown, "{duties:?}");
+        let body = json!({"paths": ["kept/x", "free/ok"], "options": {"version": 1}});
+        let batch = root.post("/v1/secrets/batch", body).await.json().await.1;
+        assert_eq!(batch["secrets"]["kept/x"]["data"], shown, "{duties:?}");
+        assert_eq!(batch["secrets"]["free/ok"]["data"], all, "a duty holds at its path alone");
 
-        let put = root.put("/v1/secrets/kept/x", json!({"data": all})).await;
-        put.expect_error(403, "access_denied").await;
-        assert_eq!(server.audit("&path_prefix=kept/x").await[0]["code"], "access_denied");
-        root.get("/v1/secrets/kept/x").await.expect_error(404, "secret_not_found").await;
-        if shown != json!({}) {
-            root.store("kept/x", shown.clone()).await;
-            assert_eq!(root.get("/v1/secrets/kept/x").await.json().await.1["data"], shown, "{duties:?}");
-            let batch = root.batch(&["kept/x", "free/ok"]).await;
-            assert_eq!(batch["secrets"]["kept/x"]["data"], shown, "{duties:?}");
-            assert_eq!(batch["secrets"]["free/ok"]["data"], all, "a duty holds at its path alone");
+        let versions =
+            async || root.get("/v1/versions/kept/x").await.json().await.1["versions"].as_array().unwrap().len();
+        let before = versions().await;
+        for (field, value) in all.as_object().unwrap() {
+            let put = root.put("/v1/secrets/kept/x", json!({"data": {(field): value}})).await;
+            assert_eq!(put.status(), if shown.get(field).is_some() { 200 } else { 403 }, "{duties:?} {field}");
         }
+        root.put("/v1/secrets/kept/x", json!({"data": all})).await.expect_error(403, "access_denied").await;
+        assert_eq!(server.audit("&path_prefix=kept/x").await[0]["code"], "access_denied");
+        root.post("/v1/rollback/kept/x", json!({"version": 1})).await.expect_error(403, "access_denied").await;
+        assert_eq!(versions().await, before + shown.as_object().unwrap().len(), "what was refused was not written");
+        root.store("free/ok", all.clone()).await;
+        server.stop().await;
     }
-}
-
-#[tokio::test]
-async fn a_field_that_came_before_its_duty_is_not_shown_nor_rolled_back() {
-    let all = json!({"user": "u", "password": "p"});
-    let before = Directory::new().with("allow", PATIENT).server().await;
-    before.root().store("kept/x", all.clone()).await;
-    before.root().store("kept/x", json!({"user": "v"})).await;
-    let data_dir = before.data_dir.clone();
-    let mut before = before;
-    before.stop().await;
-
-    let directory = Directory::new().with_file("s.toml", "without-fields:password");
-    let directory = directory.with("fields", &format!("{PATIENT}\nsettings = \"s.toml\""));
-    let server = directory.server_on(data_dir).await;
-    let root = server.root();
-    let old = root.get("/v1/secrets/kept/x?version=1").await.json().await.1;
-    assert_eq!(old["data"], json!({"user": "u"}));
-    let refused = root.post("/v1/rollback/kept/x", json!({"version": 1})).await;
-    refused.expect_error(403, "access_denied").await;
-    let versions = root.get("/v1/versions/kept/x").await.json().await.1;
-    assert_eq!(versions["versions"].as_array().unwrap().len(), 2, "nothing was written");
 }
