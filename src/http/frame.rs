@@ -196,7 +196,7 @@ impl Gate {
             Err(error) => (error.clone(), error.message),
         };
         self.app.metrics.failed_authentication();
-        // Refusals have a limit of their own, by address, so that they can flood neither the log nor the audit.
+        // Refusals have a limit of their own, by address, so that they cannot flood the audit.
         let address = scene.context.source_ip.map_or_else(|| "-".into(), |ip| ip.to_string().into());
         match self.app.rates.draw(&address, Category::Auth, 1, scene.context.now) {
             Ok(_) => {

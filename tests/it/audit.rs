@@ -6,17 +6,7 @@ use portcullis::domain::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{ALL_SCOPES, Client, ROOT_MAY_ALL, TestServer};
-
-/// Beside `user:root`: `sa:reader` reads and lists `open/**`.
-const READER: &str = r#"
-[[policy]]
-name = "reader"
-bindings = ["sa:reader"]
-[[policy.rules]]
-path_pattern = "open/**"
-permissions = ["read", "list"]
-"#;
+use crate::support::{ALL_SCOPES, Client, READER, ROOT_MAY_ALL, TestServer};
 
 async fn sample_server() -> TestServer {
     TestServer::with_rules(&format!("{ROOT_MAY_ALL}{READER}")).await

@@ -6,24 +6,10 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use portcullis::domain::Scope;
 
-use crate::support::{Client, Options, ROOT_MAY_ALL, TestServer, metric};
+use crate::support::{Client, Options, READER, ROOT_MAY_ALL, TestServer, keys, metric};
 
 const BATCH: &str = "/v1/secrets/batch";
 const METADATA: &str = "/v1/secrets/batch/metadata";
-
-/// Beside `user:root`: `sa:reader` reads and lists `open/**`.
-const READER: &str = r#"
-[[policy]]
-name = "reader"
-bindings = ["sa:reader"]
-[[policy.rules]]
-path_pattern = "open/**"
-permissions = ["read", "list"]
-"#;
-
-fn keys(object: &Value) -> Vec<&str> {
-    object.as_object().unwrap().keys().map(String::as_str).collect()
-}
 
 /// Codes of the errors by path.
 fn codes(answer: &Value) -> Value {

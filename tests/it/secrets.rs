@@ -4,21 +4,7 @@ use portcullis::domain::Timestamp;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Options, ROOT_MAY_ALL, TestServer};
-
-/// Beside `user:root`: `sa:reader` reads and lists `open/**`.
-const READER: &str = r#"
-[[policy]]
-name = "reader"
-bindings = ["sa:reader"]
-[[policy.rules]]
-path_pattern = "open/**"
-permissions = ["read", "list"]
-"#;
-
-fn keys(object: &Value) -> Vec<&str> {
-    object.as_object().unwrap().keys().map(String::as_str).collect()
-}
+use crate::support::{Client, Options, READER, ROOT_MAY_ALL, TestServer, keys};
 
 fn micros(instant: &Value) -> i64 {
     instant.as_str().unwrap().parse::<Timestamp>().unwrap().micros()

@@ -30,6 +30,16 @@ path_pattern = "**"
 permissions = ["read", "write", "delete", "list"]
 "#;
 
+/// Beside `user:root`: `sa:reader` reads and lists `open/**`.
+pub const READER: &str = r#"
+[[policy]]
+name = "reader"
+bindings = ["sa:reader"]
+[[policy.rules]]
+path_pattern = "open/**"
+permissions = ["read", "list"]
+"#;
+
 /// Everything that a token can allow, but `admin`.
 pub const ALL_SCOPES: [Scope; 8] = [
     Scope::SecretsRead,
@@ -330,4 +340,9 @@ impl Answer {
         assert_eq!(body["error"]["request_id"].as_str(), Some(request_id.as_str()));
         body["error"]["message"].as_str().unwrap().to_owned()
     }
+}
+
+/// The names of an object's fields.
+pub fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
 }
