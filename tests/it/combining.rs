@@ -96,8 +96,8 @@ async fn a_module_is_asked_where_it_applies_alone() {
         .named("everything", "allow", PATIENT)
         .named("no-deletes", "deny", &format!("actions = [\"delete\", \"list\"]\n{PATIENT}"))
         .named("no-payroll", "deny", &format!("paths = [\"payroll/**\", \"*/payroll/*\"]\n{PATIENT}"))
-        .named("nowhere", "deny", &format!("paths = []\n{PATIENT}"))
-        .named("never", "deny", &format!("actions = []\n{PATIENT}"));
+        .named("elsewhere", "deny", &format!("paths = [\"elsewhere/**\"]\n{PATIENT}"))
+        .named("governs", "deny", &format!("actions = [\"admin\"]\n{PATIENT}"));
     let server = directory.server().await;
     let root = server.root();
     for (path, expected) in [
@@ -117,7 +117,7 @@ async fn a_module_is_asked_where_it_applies_alone() {
         refused.expect_error(403, "access_denied").await;
     }
     assert_eq!(root.get("/v1/secrets").await.json().await.1["secrets"], json!([]));
-    for silent in ["nowhere", "never"] {
+    for silent in ["elsewhere", "governs"] {
         assert!(outcomes(&server, silent).await.is_empty(), "{silent}");
     }
 }
