@@ -190,7 +190,7 @@ fn inquiry(args: &EvalArgs, now: Timestamp) -> Result<Inquiry, &'static str> {
 fn subject(args: &EvalArgs, now: Timestamp) -> Result<Subject, Box<dyn std::error::Error>> {
     let path = SecretPath::parse(&args.path)?;
     if args.absent {
-        return Ok(Subject::unknown(path));
+        return Ok(Subject::at(path, None));
     }
     let metadata = Metadata { tags: args.tags.clone(), owner: args.owner.clone(), ..Metadata::default() };
     let head = Head {
@@ -206,5 +206,5 @@ fn subject(args: &EvalArgs, now: Timestamp) -> Result<Subject, Box<dyn std::erro
         deleted: None,
         max_versions: 1,
     };
-    Ok(Subject { secret: Some(Arc::new(Record { head, version: None })), ..Subject::unknown(path) })
+    Ok(Subject::at(path, Some(Arc::new(Record { head, version: None }))))
 }

@@ -46,10 +46,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A path of which nothing is known.
+    /// A path with the secret there, where there is one; nothing would be written.
     #[must_use]
-    pub fn unknown(path: SecretPath) -> Self {
-        Self { path, secret: None, written_fields: Arc::default() }
+    pub fn at(path: SecretPath, secret: Option<Arc<Record>>) -> Self {
+        Self { path, secret, written_fields: Arc::default() }
     }
 }
 

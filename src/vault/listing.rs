@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, within};
+use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, permission, within};
 use crate::{
     audit::{self, Event},
-    domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, Verdict, VersionRecord},
+    domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, VersionRecord},
     policy::Subject,
     store::{ListScan, StoreError},
 };
@@ -120,12 +120,9 @@ impl Vault {
         found: LookUp,
         present: impl FnOnce(Option<Arc<Record>>) -> Result<Arc<Record>, Fault>,
     ) -> Result<Arc<Record>, Fault> {
-        let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
+        let subject = Subject::at(path.clone(), found.clone().unwrap_or_default());
         let (decision, inputs) = Self::decide_one(caller, Action::List, &subject);
-        let outcome = match &decision.verdict {
-            Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-            Verdict::Allow(_) => found.and_then(present),
-        };
+        let outcome = permission(&decision).and_then(|_| found.and_then(present));
         let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
         self.record(caller, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
         outcome
@@ -201,12 +198,10 @@ impl Vault {
         let inputs = {
             let mut session = caller.session();
             for (path, found) in paths.iter().zip(records) {
-                let subject = Subject { secret: found.clone().unwrap_or_default(), ..Subject::unknown(path.clone()) };
+                let subject = Subject::at(path.clone(), found.clone().unwrap_or_default());
                 let decision = session.decide(Action::List, &subject);
-                let outcome = match &decision.verdict {
-                    Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-                    Verdict::Allow(_) => found.and_then(|record| live(record, caller.context.now)),
-                };
+                let outcome =
+                    permission(&decision).and_then(|_| found.and_then(|record| live(record, caller.context.now)));
                 let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
                 events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
                 let name = path.as_str().to_owned();
@@ -257,15 +252,15 @@ impl Vault {
                         break;
                     }
                     let record = Arc::new(Record { head, version: None });
-                    let subject = Subject { secret: Some(Arc::clone(&record)), ..Subject::unknown(path.clone()) };
+                    let subject = Subject::at(path.clone(), Some(Arc::clone(&record)));
                     let decision = session.decide(Action::List, &subject);
                     drop(subject);
-                    let code = match &decision.verdict {
-                        Verdict::Allow(_) => {
+                    let code = match permission(&decision) {
+                        Ok(_) => {
                             walk.shown.push(Arc::unwrap_or_clone(record).head);
                             audit::OK
                         }
-                        Verdict::Deny(denial) => denial.code.as_str(),
+                        Err(fault) => fault.code(),
                     };
                     events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
                 }

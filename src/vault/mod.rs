@@ -18,8 +18,8 @@ use crate::{
     audit::{self, Entry, Event},
     crypto::{CursorBox, Keyring},
     domain::{
-        Action, AuditRow, Clock, Decision, Denial, Entropy, InputRead, Principal, Record, RequestContext, SecretPath,
-        TenantId, Version,
+        Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, InputRead, Principal, Record, RequestContext,
+        SecretPath, TenantId, Verdict, Version,
     },
     policy::{Inquiry, Policies, PolicySet, Session, Subject},
     store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
@@ -298,6 +298,14 @@ impl Vault {
 
     fn elapsed(&self, context: &RequestContext) -> Duration {
         self.clock.now().since(context.now)
+    }
+}
+
+/// What a decision lets be touched, or the refusal that it is.
+fn permission(decision: &Decision) -> Result<&FieldFilter, Fault> {
+    match &decision.verdict {
+        Verdict::Allow(filter) => Ok(filter),
+        Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
     }
 }
 

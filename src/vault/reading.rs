@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Account, Caller, Fault, LookUp, Vault};
+use super::{Account, Caller, Fault, LookUp, Vault, permission};
 use crate::{
     audit::{self, Event},
     domain::{
@@ -195,12 +195,10 @@ impl Vault {
         pinned: Option<Version>,
         options: &BatchOptions,
     ) -> Settled {
-        let outcome = match &decision.verdict {
-            Verdict::Deny(denial) => Err(Fault::Denied(denial.clone())),
-            Verdict::Allow(filter) => record
-                .and_then(|record| readable(record, pinned, caller.context.now))
-                .and_then(|(record, version)| self.open(&caller.principal.tenant, record, version, filter, options)),
-        };
+        let outcome = permission(&decision).and_then(|filter| {
+            let (record, version) = readable(record?, pinned, caller.context.now)?;
+            self.open(&caller.principal.tenant, record, version, filter, options)
+        });
         Settled { decision: Some(decision), outcome }
     }
 
@@ -225,7 +223,7 @@ impl Vault {
 }
 
 fn decide(session: &mut Session<'_>, path: &SecretPath, secret: Option<Arc<Record>>) -> Decision {
-    session.decide(Action::Read, &Subject { secret, ..Subject::unknown(path.clone()) })
+    session.decide(Action::Read, &Subject::at(path.clone(), secret))
 }
 
 /// The version that can be read now, or why none can.
