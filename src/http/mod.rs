@@ -7,6 +7,7 @@ mod frame;
 mod json;
 mod limits;
 mod openapi;
+mod policies;
 mod secrets;
 mod serve;
 mod system;
@@ -114,7 +115,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let metrics = get(system::metrics);
     let metrics =
         if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };
-    let policies = |handlers| gated(&app, Scope::PoliciesRead, Category::PolicyOps, handlers);
+    let reads_policies = |handlers| gated(&app, Scope::PoliciesRead, Category::PolicyOps, handlers);
     let versions = gated(&app, Scope::SecretsList, Category::List, get(secrets::versions));
     let destroy = gated(&app, Scope::SecretsDelete, Category::Delete, post(secrets::destroy));
     let restore = gated(&app, Scope::SecretsWrite, Category::Write, post(secrets::restore));
@@ -136,8 +137,8 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/rollback/{*path}", rollback)
         .route("/v1/destroy/", destroy.clone())
         .route("/v1/destroy/{*path}", destroy)
-        .route("/v1/policies", policies(get(system::policies)))
-        .route("/v1/policies/{name}", policies(get(system::policy)))
+        .route("/v1/policies", reads_policies(get(policies::list)))
+        .route("/v1/policies/{name}", reads_policies(get(policies::describe_one)))
         .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
         .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))
         .route("/v1/health", get(system::health))

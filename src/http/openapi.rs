@@ -11,7 +11,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{audit, batch, secrets, system};
+use super::{audit, batch, policies, secrets, system};
 
 /// What the server answers.
 #[derive(OpenApi)]
@@ -21,7 +21,7 @@ use super::{audit, batch, secrets, system};
     paths(
         secrets::read, secrets::put, secrets::delete, secrets::list, secrets::restore, secrets::metadata,
         secrets::patch_metadata, secrets::versions, secrets::rollback, secrets::destroy, batch::read, batch::metadata,
-        audit::logs, system::whoami, system::policies, system::policy, system::health, system::ready,
+        audit::logs, system::whoami, policies::list, policies::describe_one, system::health, system::ready,
         system::version, system::metrics, document
     ),
     modifiers(&Bearer),

@@ -1,59 +1,24 @@
-//! `portcullis policy`: the server's own evaluator, without a server.
+//! `portcullis policy eval`: one decision, and why.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::CommandResult;
+use super::DENIED;
 use crate::{
+    cli::CommandResult,
     domain::{
         Action, Clock, Head, Identity, IdentityKind, InputRead, Metadata, MetadataText, Record, RequestContext, Scopes,
         SecretPath, SecretType, TenantId, Timestamp, Verdict, Version,
     },
-    policy::{Inquiry, Opinion, Policies, Subject, componentize},
+    policy::{Inquiry, Opinion, Policies, Subject},
     server::SystemClock,
 };
 
-/// The exit code of a denial.
-const DENIED: u8 = 3;
-
-/// What to do with policies.
 #[derive(Args)]
-pub struct PolicyArgs {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Decide about one access, and say why. Exit code 0: allowed, 3: denied.
-    Eval(Box<EvalArgs>),
-    /// Check all that a server would check when it loads a policy directory.
-    Check {
-        /// The policy directory.
-        #[arg(default_value = "policies")]
-        directory: PathBuf,
-    },
-    /// Make a component of a core module, as a Rust or C guest's build leaves it.
-    Componentize {
-        /// The core module.
-        module: PathBuf,
-        /// Where to write the component.
-        #[arg(long, short)]
-        output: PathBuf,
-    },
-}
-
-#[derive(Args)]
-struct EvalArgs {
+pub struct EvalArgs {
     /// The policy directory.
     #[arg(long, default_value = "policies")]
     policies: PathBuf,
@@ -108,27 +73,7 @@ struct Explanation {
 }
 
 /// Runs the command.
-pub fn run(args: PolicyArgs) -> CommandResult {
-    match args.command {
-        Command::Eval(args) => eval(&args),
-        Command::Check { directory } => check(&directory),
-        Command::Componentize { module, output } => {
-            fs::write(output, componentize(&fs::read(module)?)?)?;
-            Ok(0)
-        }
-    }
-}
-
-fn check(directory: &Path) -> CommandResult {
-    let policies = Policies::load(directory.to_owned(), SystemClock.now())?;
-    for module in &policies.current().modules {
-        let inputs = module.template.imports.join(", ");
-        println!("{}: {} sees {inputs}", module.reference.name, module.reference.digest);
-    }
-    Ok(0)
-}
-
-fn eval(args: &EvalArgs) -> CommandResult {
+pub fn run(args: &EvalArgs) -> CommandResult {
     let now = args.time.as_deref().map(str::parse).transpose()?.unwrap_or_else(|| SystemClock.now());
     let action = Action::parse(&args.action).ok_or("the action must be read, write, delete, list or admin")?;
     let subject = subject(args, now)?;

@@ -1,0 +1,68 @@
+//! `portcullis policy`: the server's own evaluator, without a server.
+
+mod eval;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+
+use super::CommandResult;
+use crate::{
+    domain::Clock,
+    policy::{Policies, componentize},
+    server::SystemClock,
+};
+
+/// The exit code of a denial.
+const DENIED: u8 = 3;
+
+/// What to do with policies.
+#[derive(Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Decide about one access, and say why. Exit code 0: allowed, 3: denied.
+    Eval(Box<eval::EvalArgs>),
+    /// Check all that a server would check when it loads a policy directory.
+    Check {
+        /// The policy directory.
+        #[arg(default_value = "policies")]
+        directory: PathBuf,
+    },
+    /// Make a component of a core module, as a Rust or C guest's build leaves it.
+    Componentize {
+        /// The core module.
+        module: PathBuf,
+        /// Where to write the component.
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: PolicyArgs) -> CommandResult {
+    match args.command {
+        Command::Eval(args) => eval::run(&args),
+        Command::Check { directory } => check(&directory),
+        Command::Componentize { module, output } => {
+            fs::write(output, componentize(&fs::read(module)?)?)?;
+            Ok(0)
+        }
+    }
+}
+
+fn check(directory: &Path) -> CommandResult {
+    let policies = Policies::load(directory.to_owned(), SystemClock.now())?;
+    for module in &policies.current().modules {
+        let inputs = module.template.imports.join(", ");
+        println!("{}: {} sees {inputs}", module.reference.name, module.reference.digest);
+    }
+    Ok(0)
+}
