@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::CommandResult;
 use crate::{
     domain::Clock,
-    policy::{Policies, componentize},
+    policy::{Policies, componentize, work},
     server::SystemClock,
 };
 
@@ -36,6 +36,9 @@ enum Command {
         #[arg(default_value = "policies")]
         directory: PathBuf,
     },
+    /// Compile one module for a server that asks for it; not for people.
+    #[command(hide = true)]
+    CompileWorker,
     /// Make a component of a core module, as a Rust or C guest's build leaves it.
     Componentize {
         /// The core module.
@@ -51,6 +54,10 @@ pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
         Command::Eval(args) => eval::run(&args),
         Command::Check { directory } => check(&directory),
+        Command::CompileWorker => {
+            work()?;
+            Ok(0)
+        }
         Command::Componentize { module, output } => {
             fs::write(output, componentize(&fs::read(module)?)?)?;
             Ok(0)
