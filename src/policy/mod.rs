@@ -4,10 +4,12 @@
 //! Anything but a well-formed `allow` is a denial; there is no setting that opens on failure. A guest's instance lives
 //! for one request and sees what `wit/policy.wit` offers, never a value.
 
+mod explanation;
 mod guest;
 mod host;
 mod limits;
 mod manifest;
+mod scenario;
 mod session;
 mod set;
 mod snapshot;
@@ -18,10 +20,12 @@ use std::{path::PathBuf, sync::Arc};
 use arc_swap::ArcSwap;
 use wasmtime::Engine;
 
+pub use explanation::{Dissent, Explanation, JoinedFields};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
 pub use manifest::Mode;
-pub use session::{Opinion, Session};
+pub use scenario::{ContextFacts, PrincipalFacts, Problem, Scenario, SecretFacts};
+pub use session::{Duty, Opinion, Session};
 pub use set::{Module, PolicySet, Rejected};
 pub use stats::{OUTCOMES, Stats};
 

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::CommandResult;
+use super::{CommandResult, output::printable};
 use crate::{
     domain::Clock,
     policy::{Policies, componentize},
@@ -65,4 +65,14 @@ fn check(directory: &Path) -> CommandResult {
         println!("{}: {} sees {inputs}", module.reference.name, module.reference.digest);
     }
     Ok(0)
+}
+
+/// Problems as the lines of one error.
+fn in_lines<T: std::fmt::Display>(problems: &[T]) -> String {
+    problems.iter().map(T::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A text, much of it written by guests, as one line that steers no terminal.
+fn one_line(text: &str) -> String {
+    printable(&text.replace('\n', "\\n")).to_string()
 }
