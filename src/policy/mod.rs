@@ -14,6 +14,8 @@ mod session;
 mod set;
 mod snapshot;
 mod stats;
+mod trial;
+mod vectors;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -28,6 +30,7 @@ pub use scenario::{ContextFacts, PrincipalFacts, Problem, Scenario, SecretFacts}
 pub use session::{Duty, Opinion, Session};
 pub use set::{Module, PolicySet, Rejected};
 pub use stats::{OUTCOMES, Stats};
+pub use trial::{Trial, try_directory, try_module};
 
 use crate::domain::Timestamp;
 

@@ -20,7 +20,7 @@ use super::{
 use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp, hex};
 
 /// Largest settings file, in bytes.
-const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A module in force.
 pub struct Module {
@@ -140,7 +140,7 @@ impl Module {
     }
 }
 
-fn read(directory: &Path, file: &str, most: u64) -> Result<Vec<u8>, Unfit> {
+pub(super) fn read(directory: &Path, file: &str, most: u64) -> Result<Vec<u8>, Unfit> {
     let path = directory.join(file);
     let unreadable = |error: std::io::Error| Unfit::from(format!("{file}: {error}"));
     let length = fs::metadata(&path).map_err(unreadable)?.len();

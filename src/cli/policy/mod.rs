@@ -1,6 +1,7 @@
 //! `portcullis policy`: the server's own evaluator, without a server.
 
 mod eval;
+mod test;
 
 use std::{
     fs,
@@ -30,6 +31,8 @@ pub struct PolicyArgs {
 enum Command {
     /// Decide about one access, and say why. Exit code 0: allowed, 3: denied.
     Eval(Box<eval::EvalArgs>),
+    /// Ask modules their test vectors: in order, shuffled and one by one. Exit code 0: all as expected.
+    Test(test::TestArgs),
     /// Check all that a server would check when it loads a policy directory.
     Check {
         /// The policy directory.
@@ -50,6 +53,7 @@ enum Command {
 pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
         Command::Eval(args) => eval::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Check { directory } => check(&directory),
         Command::Componentize { module, output } => {
             fs::write(output, componentize(&fs::read(module)?)?)?;
