@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::session::Opinion;
@@ -36,7 +36,8 @@ pub struct Explanation {
 }
 
 /// Field obligations, joined to the stricter.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct JoinedFields {
     /// These fields alone; all where none.
     pub only_fields: Option<Vec<String>>,

@@ -1,6 +1,7 @@
 //! `portcullis policy`: the server's own evaluator, without a server.
 
 mod eval;
+mod replay;
 mod test;
 
 use std::{
@@ -33,6 +34,8 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Ask modules their test vectors: in order, shuffled and one by one. Exit code 0: all as expected.
     Test(test::TestArgs),
+    /// Decide yesterday's accesses with other policies. Exit code 0: nothing changes, 3: some decisions would.
+    Replay(replay::ReplayArgs),
     /// Check all that a server would check when it loads a policy directory.
     Check {
         /// The policy directory.
@@ -54,6 +57,7 @@ pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
         Command::Eval(args) => eval::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Check { directory } => check(&directory),
         Command::Componentize { module, output } => {
             fs::write(output, componentize(&fs::read(module)?)?)?;
