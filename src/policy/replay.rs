@@ -377,9 +377,18 @@ fn place(root: &mut Value, pointer: &str, value: &Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
     use serde_json::json;
 
     use super::*;
+    use crate::policy::{
+        host::{
+            HostState, Inquiry, Subject,
+            portcullis::policy::{context, principal, secret},
+        },
+        limits::GuestLimits,
+    };
 
     fn map(value: Value) -> Map<String, Value> {
         if let Value::Object(map) = value { map } else { panic!("an object") }
@@ -445,5 +454,122 @@ mod tests {
         assert!(!same(&fields(Some(&[]), &[]), &fields(None, &[])));
         assert!(!same(&fields(None, &["a"]), &fields(None, &[])));
         assert!(permitted(&fields(None, &[])).is_open() && !permitted(&fields(Some(&[]), &[])).is_open());
+    }
+
+    /// Every question that a guest can ask, with the answers.
+    fn all_inputs((inquiry, subject, _): (Inquiry, Subject, Action)) -> Map<String, Value> {
+        let limits =
+            GuestLimits { deadline: Duration::ZERO, configure_deadline: Duration::ZERO, memory: 0, exhausted: false };
+        let mut host = HostState::asked(limits, Arc::new(inquiry));
+        host.turn_to(subject);
+        let asked = [
+            principal::Host::id(&mut host).map(drop),
+            principal::Host::kind(&mut host).map(drop),
+            principal::Host::tenant(&mut host).map(drop),
+            principal::Host::scopes(&mut host).map(drop),
+            principal::Host::groups(&mut host).map(drop),
+            principal::Host::claim(&mut host, "/sub".into()).map(drop),
+            principal::Host::claim(&mut host, "/team/rooms/1".into()).map(drop),
+            principal::Host::claim(&mut host, "/nothing".into()).map(drop),
+            principal::Host::authenticated_at(&mut host).map(drop),
+            principal::Host::authentication_methods(&mut host).map(drop),
+            context::Host::now(&mut host).map(drop),
+            context::Host::source_ip(&mut host).map(drop),
+            secret::Host::exists(&mut host).map(drop),
+            secret::Host::secret_type(&mut host).map(drop),
+            secret::Host::version(&mut host).map(drop),
+            secret::Host::owner(&mut host).map(drop),
+            secret::Host::tags(&mut host).map(drop),
+            secret::Host::custom(&mut host, "k".into()).map(drop),
+            secret::Host::custom(&mut host, "none".into()).map(drop),
+            secret::Host::created_by(&mut host).map(drop),
+            secret::Host::created_at(&mut host).map(drop),
+            secret::Host::updated_at(&mut host).map(drop),
+            secret::Host::expires_at(&mut host).map(drop),
+            secret::Host::written_fields(&mut host).map(drop),
+        ];
+        assert!(asked.iter().all(Result::is_ok));
+        let about_request = host.request_inputs().to_vec();
+        let inputs = about_request.into_iter().chain(host.take_findings().0);
+        inputs.map(|input| (input.name.into_owned(), input.value)).collect()
+    }
+
+    #[test]
+    fn what_was_recorded_is_what_is_seen_again() {
+        let now: Timestamp = "2026-03-02T09:30:00.123456Z".parse().unwrap();
+        let rich = r#"
+            action = "write"
+            path = "a/b"
+            principal = { id = "sa:x", tenant = "t", groups = ["g", "h"], scopes = ["secrets:read"], claims = { team = { rooms = ["a", 7] } }, authenticated_at = "2026-03-02T09:00:00.999Z", authentication_methods = ["pwd"] }
+            context = { source_ip = "2001:db8::1" }
+            written_fields = ["f"]
+            [secret]
+            secret_type = "json"
+            version = 7
+            owner = "o"
+            tags = ["t"]
+            custom = { k = "v" }
+            created_by = "user:c"
+            created_at = "2026-01-01T00:00:00.001999Z"
+            updated_at = "2026-01-02T00:00:00Z"
+        "#;
+        let expired = "expires_at = \"2026-02-01T00:00:00Z\"";
+        let scenarios = [
+            "path = \"a\"".to_owned(),
+            "path = \"a\"\nsecret = { exists = false }".to_owned(),
+            rich.to_owned(),
+            format!("{rich}\nexpires_at = \"2027-01-01T00:00:00Z\""),
+            format!("{rich}\n{expired}"),
+            format!("{rich}\n{expired}\nexists = true"),
+            format!("{rich}\nexists = false"),
+        ];
+        for text in scenarios {
+            let before: Scenario = toml::from_str(&text).unwrap();
+            let inputs = all_inputs(before.pose(now).unwrap());
+            let access = Access {
+                id: "evt_1_0".into(),
+                timestamp: now,
+                request_id: "req".into(),
+                identity_id: before.principal.id.clone(),
+                tenant_id: before.principal.tenant.clone(),
+                action: before.action.clone(),
+                path: before.path.clone(),
+            };
+            let action = Action::parse(&before.action).unwrap();
+            let after = Recorded::new(&inputs, action).scenario(&access, before.context.source_ip).unwrap();
+            assert_eq!(all_inputs(after.pose(Timestamp::default()).unwrap()), inputs, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_of_the_vault_is_told() {
+        let engine = crate::policy::limits::engine().unwrap();
+        let set = PolicySet::load(&engine, std::path::Path::new("/nonexistent"), 1, Timestamp::default()).unwrap();
+        let judged = |change: Value| {
+            let mut event = json!({
+                "id": "evt_1_0", "timestamp": "2026-03-02T09:30:00Z", "action": "read", "identity_id": "user:a",
+                "tenant_id": "default", "secret_path": "a", "source_ip": null, "code": "ok", "request_id": "req_1",
+                "decision": {"module": "m", "reason": "r", "inputs": {}}, "more": 1,
+            });
+            event.as_object_mut().unwrap().extend(map(change));
+            PastEvent::deserialize(event).unwrap().judge(&set)
+        };
+        assert!(matches!(judged(json!({})), Ok(Judgement::Flipped(Turn::AllowToDeny, _))));
+        assert!(matches!(judged(json!({"code": "secret_not_found"})), Ok(Judgement::Flipped(Turn::AllowToDeny, _))));
+        for code in DENIALS {
+            assert!(matches!(judged(json!({"code": code.as_str()})), Ok(Judgement::Same)), "{code:?}");
+        }
+        assert!(matches!(judged(json!({"action": "audit"})), Ok(Judgement::NoPolicyAction)));
+        assert!(matches!(judged(json!({"decision": null})), Ok(Judgement::Undecided)));
+        let decided = |inputs: Value| json!({"decision": {"reason": "r", "inputs": inputs}});
+        for (change, named) in [
+            (json!({"secret_path": null}), "secret_path"),
+            (json!({"secret_path": "a//b"}), "path: "),
+            (json!({"identity_id": "root"}), "principal.id: "),
+            (decided(json!({"principal.groups": 1})), "principal.groups"),
+            (decided(json!({"secret.created-at": "today"})), "secret.created-at"),
+        ] {
+            assert!(judged(change.clone()).unwrap_err().contains(named), "{change}");
+        }
     }
 }

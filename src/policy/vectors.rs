@@ -464,6 +464,7 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::limits::{GuestLimits, engine};
 
     const WHOLE: &str = r#"
         [[vector]]
@@ -588,5 +589,24 @@ mod tests {
         assert!(!shuffled.is_sorted());
         shuffled.sort_unstable();
         assert_eq!(shuffled, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_self_test_ends_in_time() {
+        let file = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(name);
+        let text = |name| std::fs::read_to_string(file(name)).unwrap();
+        let limits = GuestLimits {
+            deadline: Duration::from_secs(5),
+            configure_deadline: Duration::from_secs(20),
+            memory: 16 << 20,
+            exhausted: false,
+        };
+        let (engine, bytes) = (engine().unwrap(), std::fs::read(file("rules.wasm")).unwrap());
+        let template = Template::prepare(&engine, &bytes, &text("rules.toml"), limits).unwrap();
+        let suite = Suite::parse(&text("rules.vectors.toml")).unwrap();
+        assert!(suite.count() >= 25);
+        assert_eq!(suite.run(&template), Vec::<String>::new());
+        let late = suite.run_within(&template, Duration::ZERO);
+        assert_eq!(late, ["the vectors take longer than 0 s: 0 questions were answered by then"]);
     }
 }

@@ -111,7 +111,7 @@ fn each_event(from: &Path, seen: Seen<'_>) -> Result<(), String> {
 
 /// What stands in a text: pages that were fetched one after the other stand without anything between them.
 fn values_of(text: &str) -> serde_json::Result<Vec<Value>> {
-    serde_json::Deserializer::from_str(text).into_iter().collect()
+    serde_json::Deserializer::from_str(text.trim_end()).into_iter().collect()
 }
 
 fn open(path: &Path) -> io::Result<BufReader<File>> {
