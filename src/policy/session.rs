@@ -88,14 +88,14 @@ struct Heard {
 
 impl<'s> Session<'s> {
     /// Begins. Instances are made when first needed.
-    pub(super) fn new(set: &'s PolicySet, inquiry: Inquiry) -> Self {
+    pub(super) fn new(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         let slots = set.modules.iter().map(|_| Slot::default()).collect();
-        Self { set, inquiry: Arc::new(inquiry), slots, counted: true }
+        Self { set, inquiry: inquiry.into(), slots, counted: true }
     }
 
     /// Begins the questions of a dry run: decided as in earnest, counted and logged nowhere.
     #[must_use]
-    pub fn dry(set: &'s PolicySet, inquiry: Inquiry) -> Self {
+    pub fn dry(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         Self { counted: false, ..Self::new(set, inquiry) }
     }
 

@@ -81,17 +81,19 @@ fn the_shipped_rules_answer_their_vectors_and_a_wrong_one_is_told() {
 
 #[test]
 fn state_between_questions_is_unmasked() {
-    let vectors = |reason: &str| {
+    let vectors = |reasons: [&str; 2]| {
         let other = "principal = { id = \"user:other\" }\n";
-        let expect = format!("effect = \"deny\", reason = {reason:?}");
-        let second = vector("second", "b", &expect).replacen("path", &format!("{other}path"), 1);
-        vector("first", "a", &expect) + &second
+        let [first, second] = reasons.map(|reason| format!("effect = \"deny\", reason = {reason:?}"));
+        vector("first", "a", &first) + &vector("second", "b", &second).replacen("path", &format!("{other}path"), 1)
     };
     let directory = Directory::new()
         .with("counting", PATIENT)
-        .with_file("counting.vectors.toml", &vectors("call-1"))
+        .with_file("counting.vectors.toml", &vectors(["call-1"; 2]))
         .with("echo", PATIENT)
         .with_file("echo.vectors.toml", &vector("its path", "a/b", "effect = \"deny\", reason = \"a/b\""))
+        // What is kept of the one principal that an instance ever serves is no state between questions.
+        .with("remember", PATIENT)
+        .with_file("remember.vectors.toml", &vectors(["user:test", "user:other"]))
         .with("unreachable", PATIENT)
         .with_file("unreachable.vectors.toml", &vector("a trap", "ax", "effect = \"deny\""));
     let (exit, stdout, stderr) = policy(&["test"], &[&directory.path()]);
@@ -100,6 +102,7 @@ fn state_between_questions_is_unmasked() {
         "counting: \"first\" depends on what was asked before: alone deny with reason \"call-1\"; shuffled with seed 0x",
         "counting: \"second\" depends on what was asked before: ",
         "counting: 2 vectors, in order, shuffled and one by one: NOT as expected",
+        "remember: 2 vectors, in order, shuffled and one by one: all as expected",
         "echo: 1 vector, in order, shuffled and one by one: all as expected",
         "unreachable: \"a trap\": deny was expected, but it failed (trap)",
     ] {

@@ -10,6 +10,16 @@ use crate::{
     policy::{Trial, try_directory, try_module},
 };
 
+/// What a file of vectors looks like.
+const EXAMPLE: [&str; 6] = [
+    "  [[vector]]",
+    "  name = \"a stranger reads nothing\"",
+    "  path = \"app/db\"",
+    "  principal = { id = \"user:stranger\" }",
+    "  [vector.expect]",
+    "  effect = \"abstain\"",
+];
+
 #[derive(Args)]
 pub struct TestArgs {
     /// A policy directory, or one module.
@@ -50,11 +60,9 @@ pub fn run(args: &TestArgs) -> CommandResult {
 
 fn in_words(trial: &Trial) -> Vec<String> {
     let Some(vectors) = trial.vectors else {
-        return vec![format!(
-            "{}: no vectors: write {} with one [[vector]] for each answer that must stay as it is (README.md beside \
-             the module of rules shows how)",
-            trial.module, trial.file
-        )];
+        let what = "with one [[vector]] for each answer that must stay as it is, such as";
+        let told = format!("{}: no vectors: write {} {what}", trial.module, trial.file);
+        return [told].into_iter().chain(EXAMPLE.map(str::to_owned)).collect();
     };
     let plural = if vectors == 1 { "" } else { "s" };
     let outcome = if trial.failures.is_empty() { "all as expected" } else { "NOT as expected" };
