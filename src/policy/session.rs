@@ -8,10 +8,10 @@ use super::{
     PolicySet,
     guest::{Answer, Failure, Guest},
     host::{Effect, Inquiry, Obligation, Subject},
-    manifest::Mode,
+    manifest::{Entry, Mode},
     set::Module,
 };
-use crate::domain::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, Verdict};
+use crate::domain::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, SecretPath, Verdict};
 
 /// How often one request instantiates a module anew after failures; after that the module's paths are denied unasked.
 const REVIVALS: u32 = 3;
@@ -97,30 +97,17 @@ impl<'s> Session<'s> {
         subject: &Subject,
         observe: &mut dyn FnMut(&dyn Fn() -> Opinion),
     ) -> Decision {
-        let mut combination = Combination::default();
-        let mut shadows = Vec::new();
-        for (module, slot) in self.set.modules.iter().zip(&mut self.slots) {
-            let enforced = module.mode == Mode::Enforce;
-            if !module.applies(action, &subject.path) || (enforced && combination.is_closed()) {
-                continue;
-            }
+        let modules = self.set.modules.iter().zip(&mut self.slots);
+        let modules = modules.map(|(module, slot)| (&module.entry, &module.reference, (module, slot)));
+        let decision = combine(action, &subject.path, modules, |(module, slot)| {
             let (answer, took) = slot.ask(module, &self.inquiry, action, subject);
             observe(&|| opinion(module, &answer, took));
-            if enforced {
-                combination.add(module, answer);
-            } else {
-                shadows.push((module, stance(answer)));
-            }
-        }
-        let mut decision = combination.conclude(action);
-        let allowed = matches!(decision.verdict, Verdict::Allow(_));
-        for (module, effect) in shadows {
-            if effect != Effect::Abstain && (effect == Effect::Allow) != allowed {
-                module.stats.disagreed();
-                let would = if allowed { "deny" } else { "allow" };
-                tracing::info!(policy = module.reference.name, path = %subject.path, would, "a shadow policy disagrees");
-                decision.dissent.push((Arc::clone(&module.reference), would));
-            }
+            answer
+        });
+        for (reference, would) in &decision.dissent {
+            tracing::info!(policy = reference.name, path = %subject.path, would, "a shadow policy disagrees");
+            let of_it = |module: &&Module| Arc::ptr_eq(&module.reference, reference);
+            self.set.modules.iter().filter(of_it).for_each(|module| module.stats.disagreed());
         }
         decision
     }
@@ -165,6 +152,38 @@ impl Slot {
     }
 }
 
+/// Asks the modules that have to be asked, in the manifest's order, and makes their answers one.
+fn combine<'m, M>(
+    action: Action,
+    path: &SecretPath,
+    modules: impl Iterator<Item = (&'m Entry, &'m Arc<ModuleRef>, M)>,
+    mut ask: impl FnMut(M) -> Result<Answer, Failure>,
+) -> Decision {
+    let mut combination = Combination::default();
+    let mut shadows = Vec::new();
+    for (entry, reference, module) in modules {
+        let enforced = entry.mode == Mode::Enforce;
+        if !entry.applies(action, path) || (enforced && combination.is_closed()) {
+            continue;
+        }
+        let answer = ask(module);
+        if enforced {
+            combination.add(reference, answer);
+        } else {
+            shadows.push((reference, stance(answer)));
+        }
+    }
+    let mut decision = combination.conclude(action);
+    let allowed = matches!(decision.verdict, Verdict::Allow(_));
+    for (reference, effect) in shadows {
+        if effect != Effect::Abstain && (effect == Effect::Allow) != allowed {
+            let would = if allowed { "deny" } else { "allow" };
+            decision.dissent.push((Arc::clone(reference), would));
+        }
+    }
+    decision
+}
+
 /// The answers of the enforcing modules so far. Deny overrides; a failure is a denial; silence is one too.
 #[derive(Default)]
 struct Combination {
@@ -180,7 +199,7 @@ impl Combination {
         self.denied.is_some()
     }
 
-    fn add(&mut self, module: &Module, answer: Result<Answer, Failure>) {
+    fn add(&mut self, module: &Arc<ModuleRef>, answer: Result<Answer, Failure>) {
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) => {
@@ -205,7 +224,7 @@ impl Combination {
             }
             Effect::Allow => match oblige(&mut self.filter, decision.obligations) {
                 Ok(()) => {
-                    self.allowed.get_or_insert((Arc::clone(&module.reference), decision.reason, decision.rules));
+                    self.allowed.get_or_insert((Arc::clone(module), decision.reason, decision.rules));
                 }
                 Err(kind) => {
                     let reason = "unknown_obligation".to_owned();
@@ -218,10 +237,10 @@ impl Combination {
         }
     }
 
-    fn deny(&mut self, module: &Module, denial: Denial, reason: String, rules: Vec<String>) {
+    fn deny(&mut self, module: &Arc<ModuleRef>, denial: Denial, reason: String, rules: Vec<String>) {
         self.denied = Some(Decision {
             verdict: Verdict::Deny(denial),
-            module: Some(Arc::clone(&module.reference)),
+            module: Some(Arc::clone(module)),
             reason,
             rules,
             dissent: Vec::new(),
@@ -297,3 +316,7 @@ fn opinion(module: &Module, answer: &Result<Answer, Failure>, took: std::time::D
         micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

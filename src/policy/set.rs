@@ -17,7 +17,7 @@ use super::{
     session::Session,
     stats::Stats,
 };
-use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp, hex};
+use crate::domain::{ModuleRef, Timestamp, hex};
 
 /// Largest settings file, in bytes.
 const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
@@ -36,15 +36,6 @@ pub struct Module {
     pub template: Template,
     /// What it has done.
     pub stats: Stats,
-}
-
-impl Module {
-    /// Whether it is asked about this action on that path.
-    #[must_use]
-    pub fn applies(&self, action: Action, path: &SecretPath) -> bool {
-        self.entry.actions.as_ref().is_none_or(|actions| actions.contains(&action))
-            && self.entry.paths.iter().any(|pattern: &PathPattern| pattern.matches(path.as_str()))
-    }
 }
 
 /// All modules in force, in the manifest's order. A request takes one such set and keeps to it.
