@@ -19,6 +19,7 @@ mod cli;
 mod combining;
 mod faults;
 mod guests;
+mod hostile_corpus;
 mod hostile_policies;
 mod identity;
 mod paths;
