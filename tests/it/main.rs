@@ -18,6 +18,7 @@ mod child;
 mod cli;
 mod combining;
 mod faults;
+mod generated_policies;
 mod guests;
 mod hostile_corpus;
 mod hostile_policies;
