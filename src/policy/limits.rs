@@ -7,7 +7,7 @@ use std::{
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store};
 
-use super::{host::HostState, manifest::MODULES};
+use super::{host::HostState, lane, manifest::MODULES};
 
 /// How often the epoch advances: the grain of every deadline.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -126,10 +126,10 @@ pub fn engine() -> wasmtime::Result<Engine> {
     Ok(engine)
 }
 
-/// Guests that may be alive at once. A session never waits, so there are no more of them than threads, and each holds
-/// one guest of each module at most.
+/// Guests that may be alive at once. A session never waits, so there are no more of them than threads that serve requests
+/// and slow modules, and each holds one guest of each module at most.
 fn pool_size() -> u32 {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = thread::available_parallelism().map_or(1, usize::from) + lane::threads();
     let guests = u32::try_from(threads.saturating_mul(MODULES)).unwrap_or(u32::MAX);
     guests.clamp(FEWEST_GUESTS, MOST_GUESTS)
 }

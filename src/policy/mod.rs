@@ -6,6 +6,7 @@
 
 mod guest;
 mod host;
+mod lane;
 mod limits;
 mod manifest;
 mod session;
@@ -20,12 +21,13 @@ use wasmtime::Engine;
 
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
+pub use lane::Busy;
 pub use manifest::Mode;
-pub use session::{Opinion, Session};
+pub use session::{Opinion, Session, Until};
 pub use set::{Module, PolicySet, Rejected};
 pub use stats::{OUTCOMES, Stats};
 
-use crate::domain::Timestamp;
+use crate::domain::{Action, Decision, InputRead, Timestamp};
 
 /// Why there are no policies to be had.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,7 @@ pub enum PolicyError {
 pub struct Policies {
     directory: PathBuf,
     current: ArcSwap<PolicySet>,
+    slow: lane::Lane,
     /// Compiles the next generation; every generation runs on the same engine.
     _engine: Engine,
 }
@@ -58,13 +61,35 @@ impl Policies {
         if first.modules.is_empty() {
             tracing::warn!(directory = %directory.display(), "no policies are in force: EVERY ACCESS IS DENIED");
         }
-        Ok(Self { directory, current: ArcSwap::from_pointee(first), _engine: engine })
+        let slow = lane::Lane::start().map_err(|error| PolicyError::Engine(error.to_string()))?;
+        Ok(Self { directory, current: ArcSwap::from_pointee(first), slow, _engine: engine })
     }
 
     /// The generation in force. A request asks once and keeps what it got.
     #[must_use]
     pub fn current(&self) -> Arc<PolicySet> {
         self.current.load_full()
+    }
+
+    /// Puts a request's questions to one generation, in their order; with the decisions comes what the modules asked
+    /// about the request itself. Where a slow module would be asked, this waits while others are served.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] where too many requests wait for slow modules.
+    pub async fn decide(
+        &self,
+        set: &Arc<PolicySet>,
+        inquiry: Inquiry,
+        action: Action,
+        subjects: Vec<Subject>,
+        until: Until,
+    ) -> Result<(Vec<Decision>, Vec<InputRead>), Busy> {
+        if !set.is_slow_for(action, &subjects) {
+            return Ok(set.session(inquiry).decide_all(action, &subjects, until));
+        }
+        let set = Arc::clone(set);
+        self.slow.run(move || set.session(inquiry).decide_all(action, &subjects, until)).await
     }
 
     /// Where policies are loaded from.

@@ -1,6 +1,9 @@
 //! One request's questions: an instance of each module, the answers combined. The only road of a decision.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 
@@ -8,6 +11,7 @@ use super::{
     PolicySet,
     guest::{Answer, Failure, Guest},
     host::{Effect, Inquiry, Obligation, Subject},
+    lane,
     manifest::{Entry, Mode},
     set::Module,
 };
@@ -23,6 +27,19 @@ pub struct Session<'s> {
     set: &'s PolicySet,
     inquiry: Arc<Inquiry>,
     slots: Vec<Slot>,
+    /// How long this thread had worked when that was last asked.
+    worked: Duration,
+}
+
+/// How many of a request's questions are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// All of them.
+    End,
+    /// Those up to the first denial.
+    Denied,
+    /// Those up to the last of so many permissions.
+    Allowed(usize),
 }
 
 /// A module's instance in this request.
@@ -61,12 +78,36 @@ impl<'s> Session<'s> {
     /// Begins. Instances are made when first needed.
     pub(super) fn new(set: &'s PolicySet, inquiry: Inquiry) -> Self {
         let slots = set.modules.iter().map(|_| Slot::default()).collect();
-        Self { set, inquiry: Arc::new(inquiry), slots }
+        Self { set, inquiry: Arc::new(inquiry), slots, worked: lane::worked() }
     }
 
     /// May the principal do this with that path? One call of each module in force for it.
     pub fn decide(&mut self, action: Action, subject: &Subject) -> Decision {
         self.consider(action, subject, &mut |_| ())
+    }
+
+    /// All of these, in their order; with the decisions comes what the modules asked about the request itself.
+    pub(super) fn decide_all(
+        mut self,
+        action: Action,
+        subjects: &[Subject],
+        until: Until,
+    ) -> (Vec<Decision>, Vec<InputRead>) {
+        let mut decisions = Vec::with_capacity(subjects.len());
+        let mut allowed = 0;
+        for subject in subjects {
+            if until == Until::Allowed(allowed) {
+                break;
+            }
+            let decision = self.decide(action, subject);
+            let permits = matches!(decision.verdict, Verdict::Allow(_));
+            allowed += usize::from(permits);
+            decisions.push(decision);
+            if !permits && until == Until::Denied {
+                break;
+            }
+        }
+        (decisions, self.request_inputs())
     }
 
     /// As [`Session::decide`], with what every module said.
@@ -101,6 +142,8 @@ impl<'s> Session<'s> {
         let modules = modules.map(|(module, slot)| (&module.entry, &module.reference, (module, slot)));
         let decision = combine(action, &subject.path, modules, |(module, slot)| {
             let (answer, took) = slot.ask(module, &self.inquiry, action, subject);
+            let late = matches!(answer, Err(Failure::Deadline));
+            module.stats.pace.called(worked_long(&mut self.worked, took) || late);
             observe(&|| opinion(module, &answer, took));
             answer
         });
@@ -113,6 +156,15 @@ impl<'s> Session<'s> {
     }
 }
 
+/// Whether a call that took so long was also at work for long. Asked of the system for calls that may have been alone.
+fn worked_long(before: &mut Duration, took: Duration) -> bool {
+    if took < lane::LONG {
+        return false;
+    }
+    let now = lane::worked();
+    now.saturating_sub(std::mem::replace(before, now)) >= lane::LONG
+}
+
 impl Slot {
     fn ask(
         &mut self,
@@ -120,7 +172,7 @@ impl Slot {
         inquiry: &Arc<Inquiry>,
         action: Action,
         subject: &Subject,
-    ) -> (Result<Answer, Failure>, std::time::Duration) {
+    ) -> (Result<Answer, Failure>, Duration) {
         let start = Instant::now();
         let answer = self.answer(module, inquiry, action, subject);
         let took = start.elapsed();
@@ -301,7 +353,7 @@ fn outcome_of(answer: &Result<Answer, Failure>) -> &'static str {
     }
 }
 
-fn opinion(module: &Module, answer: &Result<Answer, Failure>, took: std::time::Duration) -> Opinion {
+fn opinion(module: &Module, answer: &Result<Answer, Failure>, took: Duration) -> Opinion {
     let decision = answer.as_ref().ok().map(|answer| &answer.decision);
     let duties = decision.map_or(&[][..], |decision| &decision.obligations);
     Opinion {

@@ -11,13 +11,13 @@ use wasmtime::Engine;
 
 use super::{
     guest::{MAX_MODULE_BYTES, Template, Unfit},
-    host::Inquiry,
+    host::{Inquiry, Subject},
     limits::GuestLimits,
     manifest::{self, Entry, Mode},
     session::Session,
     stats::Stats,
 };
-use crate::domain::{ModuleRef, Timestamp, hex};
+use crate::domain::{Action, ModuleRef, Timestamp, hex};
 
 /// Largest settings file, in bytes.
 const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
@@ -89,6 +89,12 @@ impl PolicySet {
     #[must_use]
     pub fn session(&self, inquiry: Inquiry) -> Session<'_> {
         Session::new(self, inquiry)
+    }
+
+    /// Whether a module that was slow of late would be asked.
+    pub(super) fn is_slow_for(&self, action: Action, subjects: &[Subject]) -> bool {
+        let asked = |module: &Module| subjects.iter().any(|subject| module.entry.applies(action, &subject.path));
+        self.modules.iter().any(|module| module.stats.pace.is_slow() && asked(module))
     }
 
     /// Whether a module asks about the secrets themselves, so that they must be looked up before the decision.

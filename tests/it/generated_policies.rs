@@ -146,7 +146,9 @@ fn ask(policies: &Policies, tally: &mut Tally) {
         let (decision, opinions) = session.explain(Action::Read, &subject);
         assert_eq!(opinions.len(), set.modules.len());
         check(&decision, &opinions);
-        opinions.iter().for_each(|opinion| *tally.answers.entry(opinion.outcome).or_default() += 1);
+        for opinion in opinions {
+            *tally.answers.entry(opinion.outcome).or_default() += 1;
+        }
     }
 }
 
