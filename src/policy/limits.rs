@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
+};
 
-use super::{host::HostState, manifest::MODULES};
+use super::{host::HostState, lane, manifest::MODULES};
 
 /// How often the epoch advances: the grain of every deadline.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -24,6 +26,9 @@ const TABLES: u32 = 4;
 /// Memories of one guest. With one there is nothing to add up: its size is what the guest has.
 const MEMORIES: u32 = 1;
 const TABLE_ELEMENTS: usize = 100_000;
+/// How much of a guest's memory, and of its tables, stays with its place in the pool for the next one, in bytes.
+const RESIDENT_BYTES: usize = 4 * 1024 * 1024;
+const RESIDENT_TABLE_BYTES: usize = 64 * 1024;
 /// The fewest and the most guests that may be alive at once, over all requests. Each reserves 4 GiB of addresses, which
 /// cost nothing until they are used, and of which a process has 128 TiB.
 const FEWEST_GUESTS: u32 = 256;
@@ -126,10 +131,10 @@ pub fn engine() -> wasmtime::Result<Engine> {
     Ok(engine)
 }
 
-/// Guests that may be alive at once. A session never waits, so there are no more of them than threads, and each holds
-/// one guest of each module at most.
+/// Guests that may be alive at once. A session never waits, so there are no more of them than threads that serve requests
+/// and slow modules, and each holds one guest of each module at most.
 fn pool_size() -> u32 {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = thread::available_parallelism().map_or(1, usize::from) + lane::threads();
     let guests = u32::try_from(threads.saturating_mul(MODULES)).unwrap_or(u32::MAX);
     guests.clamp(FEWEST_GUESTS, MOST_GUESTS)
 }
@@ -157,17 +162,12 @@ fn config(pooled: bool) -> Config {
             .max_tables_per_module(TABLES)
             .max_memory_size(MOST_MEMORY)
             .table_elements(TABLE_ELEMENTS)
-            .max_unused_warm_slots(guests);
-        let env = |n: &str| std::env::var(n).ok().and_then(|v| v.parse::<usize>().ok());
-        if let Some(n) = env("PC_RES") {
-            pool.linear_memory_keep_resident(n);
-        }
-        if let Some(n) = env("PC_TAB") {
-            pool.table_keep_resident(n);
-        }
-        if env("PC_MAP").is_some() {
-            pool.pagemap_scan(wasmtime::Enabled::Auto);
-        }
+            .max_unused_warm_slots(guests)
+            // What a guest has written is put back by copying, page by page where the kernel tells which pages those are;
+            // given back to the kernel instead, every page costs the next guest a fault, four fifths of a single read.
+            .linear_memory_keep_resident(RESIDENT_BYTES)
+            .table_keep_resident(RESIDENT_TABLE_BYTES)
+            .pagemap_scan(Enabled::Auto);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use serde::Deserialize;
 
 use super::limits::MOST_MEMORY;
-use crate::domain::{Action, PathPattern, Span};
+use crate::domain::{Action, PathPattern, SecretPath, Span};
 
 /// The manifest's name in the policy directory.
 pub const FILE: &str = "policies.toml";
@@ -71,6 +71,15 @@ pub struct Entry {
     pub configure_deadline: Duration,
     /// Linear memory, in bytes.
     pub memory: usize,
+}
+
+impl Entry {
+    /// Whether the module is asked about this action on that path.
+    #[must_use]
+    pub fn applies(&self, action: Action, path: &SecretPath) -> bool {
+        self.actions.as_ref().is_none_or(|actions| actions.contains(&action))
+            && self.paths.iter().any(|pattern| pattern.matches(path.as_str()))
+    }
 }
 
 #[derive(Deserialize)]

@@ -11,6 +11,7 @@ mod explanation;
 mod guest;
 mod host;
 mod kept;
+mod lane;
 mod limits;
 mod manifest;
 mod measure;
@@ -42,18 +43,19 @@ pub use compiler::{Bounds, Compiler, THIS_PROGRAM, work};
 pub use explanation::{Dissent, Explanation, JoinedFields};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
+pub use lane::Busy;
 pub use manifest::Mode;
 pub use measure::Timing;
 pub use reload::{Candidate, Finding, RELOAD_OUTCOMES, Reload, ReloadOutcome, Report, Trigger};
 pub use replay::{Access, Flip, Judgement, Outcome, PastEvent, Turn, Unjudged};
 pub use scenario::{ContextFacts, PrincipalFacts, Problem, Scenario, SecretFacts};
-pub use session::{Duty, Opinion, Session};
+pub use session::{Duty, Opinion, Session, Until};
 pub use set::{Module, PolicySet};
 pub use stats::{OUTCOMES, Stats};
 pub use trial::{Trial, try_directory, try_module};
 pub use watch::Watch;
 
-use crate::domain::Timestamp;
+use crate::domain::{Action, Decision, InputRead, Timestamp};
 use bundle::Bundle;
 use cache::Loader;
 use kept::Kept;
@@ -99,6 +101,7 @@ pub struct Policies {
     last: Mutex<Report>,
     reloads: [AtomicU64; RELOAD_OUTCOMES.len()],
     generations: Mutex<Vec<Weak<PolicySet>>>,
+    slow: lane::Lane,
 }
 
 impl Policies {
@@ -118,6 +121,7 @@ impl Policies {
         if first.modules.is_empty() {
             tracing::warn!(directory = %directory.display(), "no policies are in force: EVERY ACCESS IS DENIED");
         }
+        let slow = lane::Lane::start().map_err(|error| PolicyError::Engine(error.to_string()))?;
         let outcome = if problems.is_empty() { ReloadOutcome::Loaded } else { ReloadOutcome::Rejected };
         let (generation, took) = (first.generation, began.elapsed());
         let first = Arc::new(first);
@@ -130,6 +134,7 @@ impl Policies {
             turn: Arc::default(),
             last: Mutex::new(Report { at: now, trigger: Trigger::Start, outcome, problems, generation, took }),
             reloads: Default::default(),
+            slow,
         };
         if outcome == ReloadOutcome::Loaded && bundle.manifest.is_some() {
             policies.keep(generation, &bundle);
@@ -150,6 +155,27 @@ impl Policies {
     #[must_use]
     pub fn current(&self) -> Arc<PolicySet> {
         self.current.load_full()
+    }
+
+    /// Puts a request's questions to one generation, in their order; with the decisions comes what the modules asked
+    /// about the request itself. Where a slow module would be asked, this waits while others are served.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] where too many requests wait for slow modules.
+    pub async fn decide(
+        &self,
+        set: &Arc<PolicySet>,
+        inquiry: Inquiry,
+        action: Action,
+        subjects: Vec<Subject>,
+        until: Until,
+    ) -> Result<(Vec<Decision>, Vec<InputRead>), Busy> {
+        if !set.is_slow_for(action, &subjects) {
+            return Ok(set.session(inquiry).decide_all(action, &subjects, until));
+        }
+        let set = Arc::clone(set);
+        self.slow.run(move || set.session(inquiry).decide_all(action, &subjects, until)).await
     }
 
     /// Where policies are loaded from.

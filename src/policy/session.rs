@@ -14,10 +14,11 @@ use super::{
     explanation::Explanation,
     guest::{Answer, Failure, Guest},
     host::{Effect, GuestDecision, Inquiry, Obligation, Subject},
-    manifest::Mode,
+    lane,
+    manifest::{Entry, Mode},
     set::Module,
 };
-use crate::domain::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, Verdict};
+use crate::domain::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, SecretPath, Verdict};
 
 /// How often one request instantiates a module anew after failures; after that the module's paths are denied unasked.
 const REVIVALS: u32 = 3;
@@ -31,6 +32,19 @@ pub struct Session<'s> {
     slots: Vec<Slot>,
     /// Whether the modules' counters count it.
     counted: bool,
+    /// How long this thread had worked when that was last asked.
+    worked: Duration,
+}
+
+/// How many of a request's questions are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// All of them.
+    End,
+    /// Those up to the first denial.
+    Denied,
+    /// Those up to the last of so many permissions.
+    Allowed(usize),
 }
 
 /// A module's instance in this request.
@@ -90,7 +104,7 @@ impl<'s> Session<'s> {
     /// Begins. Instances are made when first needed.
     pub(super) fn new(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         let slots = set.modules.iter().map(|_| Slot::default()).collect();
-        Self { set, inquiry: inquiry.into(), slots, counted: true }
+        Self { set, inquiry: inquiry.into(), slots, counted: true, worked: lane::worked() }
     }
 
     /// Begins the questions of a dry run: decided as in earnest, counted and logged nowhere.
@@ -102,6 +116,30 @@ impl<'s> Session<'s> {
     /// May the principal do this with that path? One call of each module in force for it.
     pub fn decide(&mut self, action: Action, subject: &Subject) -> Decision {
         self.consider(action, subject, &mut |_| ())
+    }
+
+    /// All of these, in their order; with the decisions comes what the modules asked about the request itself.
+    pub(super) fn decide_all(
+        mut self,
+        action: Action,
+        subjects: &[Subject],
+        until: Until,
+    ) -> (Vec<Decision>, Vec<InputRead>) {
+        let mut decisions = Vec::with_capacity(subjects.len());
+        let mut allowed = 0;
+        for subject in subjects {
+            if until == Until::Allowed(allowed) {
+                break;
+            }
+            let decision = self.decide(action, subject);
+            let permits = matches!(decision.verdict, Verdict::Allow(_));
+            allowed += usize::from(permits);
+            decisions.push(decision);
+            if !permits && until == Until::Denied {
+                break;
+            }
+        }
+        (decisions, self.request_inputs())
     }
 
     /// As [`Session::decide`], told in full.
@@ -131,40 +169,41 @@ impl<'s> Session<'s> {
         subject: &Subject,
         observe: &mut dyn FnMut(&dyn Fn() -> Opinion),
     ) -> Decision {
-        let mut combination = Combination::default();
-        let mut shadows = Vec::new();
-        for (module, slot) in self.set.modules.iter().zip(&mut self.slots) {
-            let enforced = module.mode == Mode::Enforce;
-            if !module.applies(action, &subject.path) || (enforced && combination.is_closed()) {
-                continue;
-            }
+        let modules = self.set.modules.iter().zip(&mut self.slots);
+        let modules = modules.map(|(module, slot)| (&module.entry, &module.reference, (module, slot)));
+        let decision = combine(action, &subject.path, modules, |(module, slot)| {
             let known = slot.request_inputs().count();
             let heard = slot.ask(module, &self.inquiry, action, subject);
+            let late = matches!(heard.answer, Err(Failure::Deadline));
+            module.stats.pace.called(worked_long(&mut self.worked, heard.took) || late);
             if self.counted {
                 module.stats.called(outcome_of(&heard.answer), heard.took);
             }
             observe(&|| opinion(module, &heard, slot.request_inputs().skip(known)));
-            if enforced {
-                combination.add(module, heard);
-            } else {
-                shadows.push((module, stance(heard.answer)));
-            }
-        }
-        let mut decision = combination.conclude(action);
-        let allowed = matches!(decision.verdict, Verdict::Allow(_));
-        for (module, effect) in shadows {
-            if effect != Effect::Abstain && (effect == Effect::Allow) != allowed {
-                let would = if allowed { "deny" } else { "allow" };
-                if self.counted {
-                    module.stats.disagreed();
-                    let policy = &module.reference.name;
-                    tracing::info!(policy, path = %subject.path, would, "a shadow policy disagrees");
-                }
-                decision.dissent.push((Arc::clone(&module.reference), would));
-            }
+            heard
+        });
+        if self.counted {
+            self.tell_dissent(&decision, &subject.path);
         }
         decision
     }
+
+    fn tell_dissent(&self, decision: &Decision, path: &SecretPath) {
+        for (reference, would) in &decision.dissent {
+            tracing::info!(policy = reference.name, %path, would, "a shadow policy disagrees");
+            let of_it = |module: &&Module| Arc::ptr_eq(&module.reference, reference);
+            self.set.modules.iter().filter(of_it).for_each(|module| module.stats.disagreed());
+        }
+    }
+}
+
+/// Whether a call that took so long was also at work for long. Asked of the system for calls that may have been alone.
+fn worked_long(before: &mut Duration, took: Duration) -> bool {
+    if took < lane::LONG {
+        return false;
+    }
+    let now = lane::worked();
+    now.saturating_sub(std::mem::replace(before, now)) >= lane::LONG
 }
 
 impl Slot {
@@ -212,6 +251,38 @@ impl Slot {
     }
 }
 
+/// Asks the modules that have to be asked, in the manifest's order, and makes their answers one.
+fn combine<'m, M>(
+    action: Action,
+    path: &SecretPath,
+    modules: impl Iterator<Item = (&'m Entry, &'m Arc<ModuleRef>, M)>,
+    mut ask: impl FnMut(M) -> Heard,
+) -> Decision {
+    let mut combination = Combination::default();
+    let mut shadows = Vec::new();
+    for (entry, reference, module) in modules {
+        let enforced = entry.mode == Mode::Enforce;
+        if !entry.applies(action, path) || (enforced && combination.is_closed()) {
+            continue;
+        }
+        let heard = ask(module);
+        if enforced {
+            combination.add(reference, heard);
+        } else {
+            shadows.push((reference, stance(heard.answer)));
+        }
+    }
+    let mut decision = combination.conclude(action);
+    let allowed = matches!(decision.verdict, Verdict::Allow(_));
+    for (reference, effect) in shadows {
+        if effect != Effect::Abstain && (effect == Effect::Allow) != allowed {
+            let would = if allowed { "deny" } else { "allow" };
+            decision.dissent.push((Arc::clone(reference), would));
+        }
+    }
+    decision
+}
+
 /// The answers of the enforcing modules so far. Deny overrides; a failure is a denial; silence is one too.
 #[derive(Default)]
 struct Combination {
@@ -227,7 +298,7 @@ impl Combination {
         self.denied.is_some()
     }
 
-    fn add(&mut self, module: &Module, heard: Heard) {
+    fn add(&mut self, module: &Arc<ModuleRef>, heard: Heard) {
         self.inputs.extend(heard.inputs);
         let decision = match heard.answer {
             Ok(decision) => decision,
@@ -251,7 +322,7 @@ impl Combination {
             }
             Effect::Allow => match oblige(&mut self.filter, decision.obligations) {
                 Ok(()) => {
-                    self.allowed.get_or_insert((Arc::clone(&module.reference), decision.reason, decision.rules));
+                    self.allowed.get_or_insert((Arc::clone(module), decision.reason, decision.rules));
                 }
                 Err(kind) => {
                     let reason = "unknown_obligation".to_owned();
@@ -264,10 +335,10 @@ impl Combination {
         }
     }
 
-    fn deny(&mut self, module: &Module, denial: Denial, reason: String, rules: Vec<String>) {
+    fn deny(&mut self, module: &Arc<ModuleRef>, denial: Denial, reason: String, rules: Vec<String>) {
         self.denied = Some(Decision {
             verdict: Verdict::Deny(denial),
-            module: Some(Arc::clone(&module.reference)),
+            module: Some(Arc::clone(module)),
             reason,
             rules,
             dissent: Vec::new(),
@@ -351,3 +422,7 @@ fn opinion<'i>(module: &Module, heard: &'i Heard, about_request: impl Iterator<I
         micros: u64::try_from(heard.took.as_micros()).unwrap_or(u64::MAX),
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

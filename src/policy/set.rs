@@ -9,14 +9,14 @@ use super::{
     cache::Loader,
     compiler::Order,
     guest::{Template, Unfit, inspect},
-    host::Inquiry,
+    host::{Inquiry, Subject},
     limits::GuestLimits,
     manifest::{Entry, Mode},
     session::Session,
     stats::Stats,
     vectors::Suite,
 };
-use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp, hex};
+use crate::domain::{Action, ModuleRef, Timestamp, hex};
 
 /// A module in force.
 pub struct Module {
@@ -32,15 +32,6 @@ pub struct Module {
     pub template: Template,
     /// What it has done.
     pub stats: Stats,
-}
-
-impl Module {
-    /// Whether it is asked about this action on that path.
-    #[must_use]
-    pub fn applies(&self, action: Action, path: &SecretPath) -> bool {
-        self.entry.actions.as_ref().is_none_or(|actions| actions.contains(&action))
-            && self.entry.paths.iter().any(|pattern: &PathPattern| pattern.matches(path.as_str()))
-    }
 }
 
 /// All modules in force, in the manifest's order. A request takes one such set and keeps to it.
@@ -80,6 +71,12 @@ impl PolicySet {
     #[must_use]
     pub fn session(&self, inquiry: Inquiry) -> Session<'_> {
         Session::new(self, inquiry)
+    }
+
+    /// Whether a module that was slow of late would be asked.
+    pub(super) fn is_slow_for(&self, action: Action, subjects: &[Subject]) -> bool {
+        let asked = |module: &Module| subjects.iter().any(|subject| module.entry.applies(action, &subject.path));
+        self.modules.iter().any(|module| module.stats.pace.is_slow() && asked(module))
     }
 
     /// Whether a module asks about the secrets themselves, so that they must be looked up before the decision.

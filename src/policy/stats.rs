@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::lane::Pace;
+
 /// The outcomes that are counted apart, in the order of [`Stats::outcomes`].
 pub const OUTCOMES: [&str; 9] =
     ["allow", "deny", "abstain", "trap", "deadline", "memory", "output", "malformed", "given_up"];
@@ -19,6 +21,7 @@ pub struct Stats {
     disagreements: AtomicU64,
     nanos: AtomicU64,
     durations: [AtomicU64; BUCKETS],
+    pub(super) pace: Pace,
 }
 
 impl Default for Stats {
@@ -28,6 +31,7 @@ impl Default for Stats {
             disagreements: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
             durations: array::from_fn(|_| AtomicU64::new(0)),
+            pace: Pace::default(),
         }
     }
 }

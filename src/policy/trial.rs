@@ -59,7 +59,9 @@ pub fn try_module(module: &Path, vectors: Option<&Path>, settings: Option<&Path>
         let path = named.map_or_else(|| module.with_file_name(file), Path::to_owned);
         bundle::read(&path, most)
     });
-    try_bundle(&bundle?)
+    let mut trials = try_bundle(&bundle?)?;
+    trials.iter_mut().for_each(|trial| trial.module = module.display().to_string());
+    Ok(trials)
 }
 
 fn try_bundle(bundle: &Bundle) -> Result<Vec<Trial>, Vec<String>> {
@@ -78,7 +80,7 @@ fn try_bundle(bundle: &Bundle) -> Result<Vec<Trial>, Vec<String>> {
 }
 
 fn trial(loader: &Loader, bundle: &Bundle, entry: &Entry) -> Result<Trial, Unfit> {
-    let module = entry.module.clone();
+    let module = entry.name.clone();
     let Some((file, suite)) = suite(bundle, entry)? else {
         return Ok(Trial { module, file: entry.usual_vectors(), vectors: None, failures: Vec::new() });
     };

@@ -6,7 +6,7 @@ use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, permission, within}
 use crate::{
     audit::{self, Event},
     domain::{Action, Head, PathPattern, Record, SecretPath, Timestamp, VersionRecord},
-    policy::Subject,
+    policy::{Subject, Until},
     store::{ListScan, StoreError},
 };
 
@@ -121,7 +121,7 @@ impl Vault {
         present: impl FnOnce(Option<Arc<Record>>) -> Result<Arc<Record>, Fault>,
     ) -> Result<Arc<Record>, Fault> {
         let subject = Subject::at(path.clone(), found.clone().unwrap_or_default());
-        let (decision, inputs) = Self::decide_one(caller, Action::List, &subject);
+        let (decision, inputs) = self.decide_one(caller, Action::List, subject).await?;
         let outcome = permission(&decision).and_then(|_| found.and_then(present));
         let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
         self.record(caller, Account::of_one(Action::List, path, code, (decision, inputs))).await?;
@@ -195,23 +195,20 @@ impl Vault {
             .iter()
             .map(|(_, fault)| Event { path: None, version: None, code: fault.code(), decision: None })
             .collect();
-        let inputs = {
-            let mut session = caller.session();
-            for (path, found) in paths.iter().zip(records) {
-                let subject = Subject::at(path.clone(), found.clone().unwrap_or_default());
-                let decision = session.decide(Action::List, &subject);
-                let outcome =
-                    permission(&decision).and_then(|_| found.and_then(|record| live(record, caller.context.now)));
-                let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
-                events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
-                let name = path.as_str().to_owned();
-                match outcome {
-                    Ok(record) => drop(page.found.insert(name, record.head.clone())),
-                    Err(fault) => page.errors.push((name, fault)),
-                }
+        let subject =
+            |(path, found): (&SecretPath, &LookUp)| Subject::at(path.clone(), found.clone().unwrap_or_default());
+        let subjects = paths.iter().zip(&records).map(subject).collect();
+        let (decisions, inputs) = self.decide_all(caller, Action::List, subjects, Until::End).await?;
+        for ((path, found), decision) in paths.iter().zip(records).zip(decisions) {
+            let outcome = permission(&decision).and_then(|_| found.and_then(|record| live(record, caller.context.now)));
+            let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
+            events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
+            let name = path.as_str().to_owned();
+            match outcome {
+                Ok(record) => drop(page.found.insert(name, record.head.clone())),
+                Err(fault) => page.errors.push((name, fault)),
             }
-            session.request_inputs()
-        };
+        }
         let size = Some(events.len());
         self.record(caller, Account { action: Action::List, batch_size: size, inputs, events }).await
     }
@@ -240,34 +237,32 @@ impl Vault {
 
     /// Decides about a chunk until there is no more room. True where entries are left.
     async fn sift(&self, caller: &Caller, heads: Vec<Head>, walk: &mut Walk<'_>) -> Result<bool, Fault> {
+        let records: Vec<_> = heads.into_iter().map(|head| Arc::new(Record { head, version: None })).collect();
+        let wanted = records.iter().filter(|record| (walk.accepts)(&record.head.path));
+        let subjects = wanted.map(|record| Subject::at(record.head.path.clone(), Some(Arc::clone(record)))).collect();
+        let room = Until::Allowed(walk.limit.saturating_sub(walk.shown.len()));
+        let (decisions, inputs) = self.decide_all(caller, Action::List, subjects, room).await?;
+        let mut decisions = decisions.into_iter();
         let mut events = Vec::new();
         let mut rest = false;
-        let inputs = {
-            let mut session = caller.session();
-            for head in heads {
-                let path = head.path.clone();
-                if (walk.accepts)(&path) {
-                    if walk.shown.len() >= walk.limit {
-                        rest = true;
-                        break;
+        for record in records {
+            let path = record.head.path.clone();
+            if (walk.accepts)(&path) {
+                let Some(decision) = decisions.next() else {
+                    rest = true;
+                    break;
+                };
+                let code = match permission(&decision) {
+                    Ok(_) => {
+                        walk.shown.push(Arc::unwrap_or_clone(record).head);
+                        audit::OK
                     }
-                    let record = Arc::new(Record { head, version: None });
-                    let subject = Subject::at(path.clone(), Some(Arc::clone(&record)));
-                    let decision = session.decide(Action::List, &subject);
-                    drop(subject);
-                    let code = match permission(&decision) {
-                        Ok(_) => {
-                            walk.shown.push(Arc::unwrap_or_clone(record).head);
-                            audit::OK
-                        }
-                        Err(fault) => fault.code(),
-                    };
-                    events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
-                }
-                walk.after = Some(path);
+                    Err(fault) => fault.code(),
+                };
+                events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
             }
-            session.request_inputs()
-        };
+            walk.after = Some(path);
+        }
         if !events.is_empty() {
             self.record(caller, Account { action: Action::List, batch_size: None, inputs, events }).await?;
         }

@@ -22,7 +22,7 @@ use crate::{
         Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, InputRead, Principal, Record, RequestContext,
         SecretPath, TenantId, Verdict, Version,
     },
-    policy::{Inquiry, Policies, PolicySet, Session, Subject},
+    policy::{Inquiry, Policies, PolicySet, Subject, Until},
     store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
     telemetry::Metrics,
 };
@@ -72,14 +72,6 @@ pub struct Caller {
     pub context: RequestContext,
     /// The generation of policies that was in force when it arrived: it decides the whole request.
     pub policies: Arc<PolicySet>,
-}
-
-impl Caller {
-    /// Begins the questions of this request.
-    fn session(&self) -> Session<'_> {
-        let identity = Arc::clone(self.principal.identity());
-        self.policies.session(Inquiry { identity, context: self.context.clone() })
-    }
 }
 
 /// Why a call was not done. In the audit log by the time that it is returned, if [`Fault::is_recorded`] says so.
@@ -294,11 +286,30 @@ impl Vault {
         Fault::Unreadable
     }
 
+    /// Decides about some paths, in their order. With the decisions comes what the policies asked about the request.
+    async fn decide_all(
+        &self,
+        caller: &Caller,
+        action: Action,
+        subjects: Vec<Subject>,
+        until: Until,
+    ) -> Result<(Vec<Decision>, Vec<InputRead>), Fault> {
+        let inquiry = Inquiry { identity: Arc::clone(caller.principal.identity()), context: caller.context.clone() };
+        self.policies.decide(&caller.policies, inquiry, action, subjects, until).await.map_err(|error| {
+            tracing::error!(%error, "the access is denied");
+            Fault::Unavailable
+        })
+    }
+
     /// Decides about one path.
-    fn decide_one(caller: &Caller, action: Action, subject: &Subject) -> (Decision, Vec<InputRead>) {
-        let mut session = caller.session();
-        let decision = session.decide(action, subject);
-        (decision, session.request_inputs())
+    async fn decide_one(
+        &self,
+        caller: &Caller,
+        action: Action,
+        subject: Subject,
+    ) -> Result<(Decision, Vec<InputRead>), Fault> {
+        let (mut decisions, inputs) = self.decide_all(caller, action, vec![subject], Until::End).await?;
+        Ok((decisions.pop().ok_or(Fault::Unavailable)?, inputs))
     }
 
     fn elapsed(&self, context: &RequestContext) -> Duration {

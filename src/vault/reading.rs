@@ -9,7 +9,7 @@ use crate::{
         Action, Decision, FieldFilter, InputRead, Record, SecretPath, SecretValue, TenantId, Timestamp, Verdict,
         Version, VersionState,
     },
-    policy::{Session, Subject},
+    policy::{Subject, Until},
 };
 
 /// A secret that may be seen.
@@ -131,13 +131,34 @@ impl Vault {
         let wanted: Vec<_> = asked.iter().filter_map(|asked| asked.as_ref().ok().cloned()).collect();
         let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
         self.ensure_keys(&caller.principal.tenant, false).await?;
-        let mut session = caller.session();
-        let mut settled = Vec::with_capacity(asked.len());
+        let mut questions: Vec<(&Asked, LookUp)> = Vec::with_capacity(asked.len());
         for asked in asked {
-            let one = match asked {
-                Ok((path, version)) => {
+            let (record, present) = match asked {
+                Ok((_, version)) => {
                     let record = records.next().unwrap_or(Ok(None));
-                    let decision = decide(&mut session, path, record.clone().unwrap_or_default());
+                    let found = record.clone().and_then(|record| readable(record, *version, caller.context.now));
+                    (record, found.is_ok())
+                }
+                Err(_) => (Ok(None), false),
+            };
+            questions.push((asked, record));
+            if options.fail_fast && !present {
+                break;
+            }
+        }
+        let subject = |(asked, record): &(&Asked, LookUp)| {
+            let path = asked.as_ref().ok().map(|(path, _)| path.clone())?;
+            Some(Subject::at(path, record.clone().unwrap_or_default()))
+        };
+        let subjects = questions.iter().filter_map(subject).collect();
+        let until = if options.fail_fast { Until::Denied } else { Until::End };
+        let (decisions, inputs) = self.decide_all(caller, Action::Read, subjects, until).await?;
+        let mut decisions = decisions.into_iter();
+        let mut settled = Vec::with_capacity(asked.len());
+        for (asked, record) in questions {
+            let one = match asked {
+                Ok((_, version)) => {
+                    let decision = decisions.next().ok_or(Fault::Unavailable)?;
                     self.settle(caller, decision, record, *version, options)
                 }
                 Err(fault) => Settled { decision: None, outcome: Err(fault.clone()) },
@@ -149,7 +170,7 @@ impl Vault {
                 break;
             }
         }
-        Ok((settled, session.request_inputs()))
+        Ok((settled, inputs))
     }
 
     async fn decide_and_look_up(
@@ -158,32 +179,25 @@ impl Vault {
         asked: &[Asked],
         options: &BatchOptions,
     ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
-        let (decisions, inputs) = {
-            let mut session = caller.session();
-            let decide_one = |asked: &Asked| asked.as_ref().ok().map(|(path, _)| decide(&mut session, path, None));
-            let decisions: Vec<Option<Decision>> = asked.iter().map(decide_one).collect();
-            (decisions, session.request_inputs())
-        };
-        let permitted = |decision: &Option<Decision>| {
-            decision.as_ref().is_some_and(|decision| matches!(decision.verdict, Verdict::Allow(_)))
-        };
-        let wanted: Vec<_> = asked
-            .iter()
-            .zip(&decisions)
-            .filter(|(_, decision)| permitted(decision))
-            .filter_map(|(asked, _)| asked.as_ref().ok().cloned())
-            .collect();
+        let paths = || asked.iter().filter_map(|asked| asked.as_ref().ok());
+        let subjects = paths().map(|(path, _)| Subject::at(path.clone(), None)).collect();
+        let (decisions, inputs) = self.decide_all(caller, Action::Read, subjects, Until::End).await?;
+        let permitted = |decision: &Decision| matches!(decision.verdict, Verdict::Allow(_));
+        let wanted: Vec<_> =
+            paths().zip(&decisions).filter(|(_, decision)| permitted(decision)).map(|(path, _)| path.clone()).collect();
         let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
         self.ensure_keys(&caller.principal.tenant, false).await?;
-        let settle_one = |(asked, decision): (&Asked, Option<Decision>)| match (asked, decision) {
-            (Ok((_, version)), Some(decision)) => {
-                let record = if matches!(decision.verdict, Verdict::Allow(_)) { records.next() } else { None };
-                self.settle(caller, decision, record.unwrap_or(Ok(None)), *version, options)
+        let mut decisions = decisions.into_iter();
+        let settle_one = |asked: &Asked| match asked {
+            Ok((_, version)) => {
+                let decision = decisions.next().ok_or(Fault::Unavailable)?;
+                let record = if permitted(&decision) { records.next() } else { None };
+                Ok(self.settle(caller, decision, record.unwrap_or(Ok(None)), *version, options))
             }
-            (Err(fault), decision) => Settled { decision, outcome: Err(fault.clone()) },
-            (Ok(_), None) => Settled { decision: None, outcome: Err(Fault::Unavailable) },
+            Err(fault) => Ok(Settled { decision: None, outcome: Err(fault.clone()) }),
         };
-        Ok((asked.iter().zip(decisions).map(settle_one).collect(), inputs))
+        let settled = asked.iter().map(settle_one).collect::<Result<_, Fault>>()?;
+        Ok((settled, inputs))
     }
 
     /// What follows from a decision: the refusal, the absence, the damage, or the value.
@@ -220,10 +234,6 @@ impl Vault {
         let value = if filter.is_open() { value } else { filter.apply(&value).ok_or(Fault::Unreadable)? };
         Ok(Found { record, version, release: Release::Value(value) })
     }
-}
-
-fn decide(session: &mut Session<'_>, path: &SecretPath, secret: Option<Arc<Record>>) -> Decision {
-    session.decide(Action::Read, &Subject::at(path.clone(), secret))
 }
 
 /// The version that can be read now, or why none can.

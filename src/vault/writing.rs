@@ -183,7 +183,7 @@ impl Vault {
         fields: &[String],
     ) -> Result<Decided, Fault> {
         let subject = Subject { path: path.clone(), secret: record.unwrap_or_default(), written_fields: fields.into() };
-        let (decision, inputs) = Self::decide_one(caller, action, &subject);
+        let (decision, inputs) = self.decide_one(caller, action, subject).await?;
         let denial = match &decision.verdict {
             Verdict::Allow(filter) if fields.iter().all(|field| filter.permits(field)) => None,
             Verdict::Allow(_) => Some(Denial {

@@ -1,0 +1,12 @@
+;; refused: instan
+(component
+  (component $c)
+;;repeat 900
+  (instance (instantiate $c))
+;;end
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "f")))
+  (core instance $i (instantiate $m))
+  (func (export "configure") (canon lift (core func $i "f")))
+  (func (export "evaluate") (canon lift (core func $i "f"))))

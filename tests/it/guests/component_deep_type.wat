@@ -1,0 +1,17 @@
+;; refused: its `configure` is not the contract's
+(component
+  (type (list
+;;repeat 90
+  (list
+;;end
+  u8
+;;repeat 90
+  )
+;;end
+  ))
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "f")))
+  (core instance $i (instantiate $m))
+  (func (export "configure") (canon lift (core func $i "f")))
+  (func (export "evaluate") (canon lift (core func $i "f"))))

@@ -1,0 +1,9 @@
+;; refused: fixed
+(component
+  (type (list u8 4000000000))
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "f")))
+  (core instance $i (instantiate $m))
+  (func (export "configure") (canon lift (core func $i "f")))
+  (func (export "evaluate") (canon lift (core func $i "f"))))

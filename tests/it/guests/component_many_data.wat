@@ -1,0 +1,13 @@
+;; refused: data segment
+(component
+  (core module (memory 1)
+;;repeat 100001
+  (data "")
+;;end
+  )
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "f")))
+  (core instance $i (instantiate $m))
+  (func (export "configure") (canon lift (core func $i "f")))
+  (func (export "evaluate") (canon lift (core func $i "f"))))

@@ -1,0 +1,9 @@
+;; refused: threads
+(component
+  (core module (memory 1 2 shared))
+  (core module $m
+    (memory (export "memory") 1)
+    (func (export "f")))
+  (core instance $i (instantiate $m))
+  (func (export "configure") (canon lift (core func $i "f")))
+  (func (export "evaluate") (canon lift (core func $i "f"))))

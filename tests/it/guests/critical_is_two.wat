@@ -1,0 +1,10 @@
+;; outcome: allow. A truth that is neither 0 nor 1 is a truth; the duty is one of those that are known.
+(data (i32.const 256) "without-fields")
+(func $misbehave (result i32)
+  (drop (call $allow))
+  (i32.store (i32.const 2048) (i32.const 256))
+  (i32.store (i32.const 2052) (i32.const 14))
+  (i32.store8 (i32.const 2064) (i32.const 2))
+  (i32.store (i32.const 1056) (i32.const 2048))
+  (i32.store (i32.const 1060) (i32.const 1))
+  (i32.const 1024))

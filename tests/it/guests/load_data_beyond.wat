@@ -1,0 +1,2 @@
+;; refused: it cannot be instantiated
+(data (i32.const 131070) "four")

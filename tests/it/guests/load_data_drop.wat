@@ -1,0 +1,3 @@
+;; refused: it cannot be snapshotted: unsupported `data.drop` instruction
+(data $some "four")
+(func (data.drop $some))

@@ -1,0 +1,3 @@
+;; refused: it cannot be instantiated
+(table 1 funcref)
+(elem (i32.const 1) $allow)

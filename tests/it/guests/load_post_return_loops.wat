@@ -1,0 +1,2 @@
+;; refused: `configure` did not end within 200ms
+(func (export "cabi_post_configure") (param i32) (loop $l (br $l)))

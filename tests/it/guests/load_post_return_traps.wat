@@ -1,0 +1,2 @@
+;; refused: `configure` failed
+(func (export "cabi_post_configure") (param i32) (unreachable))

@@ -1,0 +1,2 @@
+;; refused: shared
+(memory (export "memory") 2 10 shared)

@@ -1,0 +1,2 @@
+;; refused: page
+(memory (export "memory") 65536 (pagesize 1))

@@ -1,0 +1,3 @@
+;; refused: it cannot be instantiated
+(func $start (call $start) (call $start))
+(start $start)

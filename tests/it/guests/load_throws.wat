@@ -1,0 +1,3 @@
+;; refused: exception
+(tag $oops)
+(func (throw $oops))

@@ -1,0 +1,2 @@
+;; refused: memor
+(memory $second 1)

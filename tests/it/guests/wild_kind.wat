@@ -1,0 +1,8 @@
+;; outcome: malformed. An obligation whose kind lies outside the memory.
+(func $misbehave (result i32)
+  (drop (call $allow))
+  (i32.store (i32.const 2048) (i32.const -1))
+  (i32.store (i32.const 2052) (i32.const 1))
+  (i32.store (i32.const 1056) (i32.const 2048))
+  (i32.store (i32.const 1060) (i32.const 1))
+  (i32.const 1024))
