@@ -18,7 +18,7 @@ use crate::{
     domain::Timestamp,
     policy::{
         ContextFacts, Explanation, Module, PolicySet, PrincipalFacts, Problem, ReloadOutcome, Report, Scenario,
-        SecretFacts, Session, Trigger,
+        SecretFacts, Trigger,
     },
 };
 
@@ -292,12 +292,13 @@ pub struct TestAnswer {
 #[utoipa::path(post, path = "/v1/policies/test", tag = "policies", operation_id = "test_policies",
     request_body = TestBody, responses((status = 200, body = TestAnswer), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]
-pub async fn test(caller: Caller, _: NoQuery, request: Request) -> Result<Response, ApiError> {
+pub async fn test(State(app): State<App>, caller: Caller, _: NoQuery, request: Request) -> Result<Response, ApiError> {
     let body: TestBody = JsonBody::read(request, MAX_TEST_BYTES).await?.parse()?;
     let scenario = body.scenario(&caller);
     let (inquiry, subject, action) = scenario.pose(caller.vault.context.now).map_err(|problems| refusal(&problems))?;
     let set = &caller.vault.policies;
-    let explanation = Session::dry(set, inquiry).explain(action, &subject);
+    let tried = app.vault.policies().explain(set, inquiry, action, subject).await;
+    let explanation = tried.map_err(|busy| ApiError::new("service_unavailable", busy.to_string()))?;
     Ok(reply(&TestAnswer { explanation, generation: set.generation }))
 }
 

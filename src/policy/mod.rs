@@ -178,6 +178,22 @@ impl Policies {
         self.slow.run(move || set.session(inquiry).decide_all(action, &subjects, until)).await
     }
 
+    /// Tries a decision, told in full, and counted nowhere. It gives way to every decision in earnest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policies::decide`].
+    pub async fn explain(
+        &self,
+        set: &Arc<PolicySet>,
+        inquiry: Inquiry,
+        action: Action,
+        subject: Subject,
+    ) -> Result<Explanation, Busy> {
+        let set = Arc::clone(set);
+        self.slow.run(move || Session::dry(&set, inquiry).explain(action, &subject)).await
+    }
+
     /// Where policies are loaded from.
     #[must_use]
     pub fn directory(&self) -> &Path {
