@@ -199,7 +199,7 @@ fn classify(error: &wasmtime::Error, store: &Store<HostState>) -> Failure {
 
 /// The interfaces that a component imports, once it is known to be one of our world. Reads names alone and compiles
 /// nothing; that they stand for the contract's types shows when the module is linked.
-fn inspect(bytes: &[u8]) -> Result<Vec<String>, Unfit> {
+pub fn inspect(bytes: &[u8]) -> Result<Vec<String>, Unfit> {
     if bytes.len() > MAX_MODULE_BYTES {
         return Err(Unfit::from(format!("it has {} bytes, {MAX_MODULE_BYTES} are the most", bytes.len())));
     }

@@ -4,6 +4,7 @@
 //! Anything but a well-formed `allow` is a denial; there is no setting that opens on failure. A guest's instance lives
 //! for one request and sees what `wit/policy.wit` offers, never a value.
 
+mod description;
 mod guest;
 mod host;
 mod limits;
@@ -18,9 +19,10 @@ use std::{path::PathBuf, sync::Arc};
 use arc_swap::ArcSwap;
 use wasmtime::Engine;
 
+pub use description::{Description, ModuleKind, describe};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
-pub use manifest::Mode;
+pub use manifest::{Mode, is_name as is_policy_name};
 pub use session::{Opinion, Session};
 pub use set::{Module, PolicySet, Rejected};
 pub use stats::{OUTCOMES, Stats};

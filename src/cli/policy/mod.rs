@@ -1,13 +1,16 @@
 //! `portcullis policy`: the server's own evaluator, without a server.
 
+mod build;
 mod eval;
+mod inspect;
+mod new;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::CommandResult;
 use crate::{
@@ -36,6 +39,12 @@ enum Command {
         #[arg(default_value = "policies")]
         directory: PathBuf,
     },
+    /// Start a policy of your own: a folder that builds and has tests.
+    New(new::NewArgs),
+    /// Build the component of a policy's folder.
+    Build(build::BuildArgs),
+    /// Show what a module is, what it can see, and whether a server would take it. Exit code 1: it would not.
+    Inspect(inspect::InspectArgs),
     /// Make a component of a core module, as a Rust or C guest's build leaves it.
     Componentize {
         /// The core module.
@@ -46,11 +55,23 @@ enum Command {
     },
 }
 
+/// What a policy can be written in here. Anything else that makes components does as well, with its own tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    Js,
+    Python,
+    C,
+}
+
 /// Runs the command.
 pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
         Command::Eval(args) => eval::run(&args),
         Command::Check { directory } => check(&directory),
+        Command::New(args) => new::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Componentize { module, output } => {
             fs::write(output, componentize(&fs::read(module)?)?)?;
             Ok(0)
