@@ -6,7 +6,7 @@ use super::{Folder, Scratch, finish};
 
 const SCRIPT: &str = include_str!("componentize.mjs");
 const TOOL: &str = "node_modules/@bytecodealliance/componentize-js";
-const ADVICE: &str = "Install Node.js 20 or newer with npm: https://nodejs.org, or on Debian: apt-get install nodejs \
+const ADVICE: &str = "Install Node.js 18 or newer with npm: https://nodejs.org, or on Debian: apt-get install nodejs \
                       npm";
 
 /// Builds the component.

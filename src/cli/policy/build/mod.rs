@@ -61,8 +61,9 @@ fn replace(output: &Path, component: &[u8]) -> Result<(), String> {
 }
 
 fn next_step(output: &Path) -> String {
-    if output.with_extension("vectors.toml").exists() {
-        format!("portcullis policy test {}", output.display())
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.join("policies.toml").exists() {
+        format!("portcullis policy test {}", folder.display())
     } else {
         format!("portcullis policy inspect {}", output.display())
     }
