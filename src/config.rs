@@ -31,6 +31,7 @@ const PREFIX: &str = "PORTCULLIS__";
 pub struct Config {
     pub listen: SocketAddr,
     pub policies: PathBuf,
+    pub policy_loading: PolicyLoadingConfig,
     pub store: StoreConfig,
     pub root_key: RootKeyConfig,
     pub secrets: SecretsConfig,
@@ -39,6 +40,16 @@ pub struct Config {
     pub tls: TlsConfig,
     pub server: ServerConfig,
     pub log: LogConfig,
+}
+
+/// How policies are loaded.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct PolicyLoadingConfig {
+    pub watch: bool,
+    pub compile_time: Span,
+    pub compile_memory_mib: u64,
 }
 
 /// Where secrets are kept.

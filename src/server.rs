@@ -1,17 +1,21 @@
 //! Puts a server together from its configuration, and runs it.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{AuthConfigError, AuthError, Authenticator, TokenError, TokenIssuer},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, PolicyLoadingConfig},
     crypto::{Keyring, RootKey, RootKeyError},
     domain::{Clock, Entropy, Timestamp},
     http::{ApiSettings, App, TlsError, router, serve, tls_config},
-    policy::{Policies, PolicyError},
+    policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
     store::{PostgresStore, SecretStore, SqliteStore, StoreError},
     telemetry::Metrics,
     vault::{Fault, Parts, Vault},
@@ -41,9 +45,14 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("cannot listen on {0}: {1}")]
     Listen(std::net::SocketAddr, std::io::Error),
+    #[error("the audit log cannot be written: {}", .0.message())]
+    Audit(Fault),
     #[error("the sample secrets cannot be stored: {}", .0.message())]
     Samples(Fault),
 }
+
+/// How often the policy directory is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The wall clock of this machine.
 pub struct SystemClock;
@@ -75,21 +84,24 @@ pub struct Server {
     pub issuer: TokenIssuer,
     store: Arc<dyn SecretStore>,
     metrics: Arc<Metrics>,
+    watch: Watch,
     config: Config,
 }
 
 impl Server {
     /// Opens the store, checks the root key against it, loads the policies, prepares the verification of tokens.
+    /// `compiler` is the program that compiles policies: [`crate::policy::THIS_PROGRAM`], for whoever is it.
     ///
     /// # Errors
     ///
     /// [`StartError`]: a server that cannot do all of this does not start.
-    pub async fn open(config: Config, root: RootKey) -> Result<Self, StartError> {
+    pub async fn open(config: Config, root: RootKey, compiler: PathBuf) -> Result<Self, StartError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let issuer = token_issuer(&config, &root)?;
         let own = config.auth.own_issuer.then(|| issuer.verifier());
         let authenticator = Arc::new(Authenticator::new(own, &config.auth.issuers, Arc::clone(&clock))?);
-        let policies = Arc::new(load_policies(&config.policies, clock.now()).await?);
+        let watch = Watch::new(config.policies.clone());
+        let policies = Arc::new(open_policies(&config, &root, compiler, clock.now()).await?);
         let store = open_store(&config).await?;
         if store.root_fingerprint(&root.fingerprint()).await? != root.fingerprint() {
             store.close().await;
@@ -105,7 +117,11 @@ impl Server {
             metrics: Arc::clone(&metrics),
             recoverable_for: config.secrets.recoverable_for.0,
         });
-        Ok(Self { vault: Arc::new(vault), authenticator, issuer, store, metrics, config })
+        if let Err(fault) = vault.record_first_policies().await {
+            store.close().await;
+            return Err(StartError::Audit(fault));
+        }
+        Ok(Self { vault: Arc::new(vault), authenticator, issuer, store, metrics, watch, config })
     }
 
     /// Serves until `shutdown`, then finishes what was begun and lets go of the store.
@@ -125,6 +141,9 @@ impl Server {
         let outside: (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let warming = Arc::clone(&self.authenticator);
         tokio::spawn(async move { warming.warm_up().await });
+        if self.config.policy_loading.watch {
+            tokio::spawn(watch(Arc::clone(&self.vault), self.watch, shutdown.clone()));
+        }
         let app = App::new(Arc::clone(&self.vault), self.authenticator, outside, self.metrics, &settings);
         serve(listener, tls, router(app, &settings), self.config.serve_limits(), shutdown).await;
         self.store.close().await;
@@ -141,10 +160,37 @@ pub fn token_issuer(config: &Config, root: &RootKey) -> Result<TokenIssuer, Toke
     TokenIssuer::new(&root.token_seed(), config.auth.own_issuer_name.clone(), config.auth.own_audience.clone())
 }
 
-async fn load_policies(directory: &Path, now: Timestamp) -> Result<Policies, PolicyError> {
-    let directory = directory.to_owned();
-    let loading = tokio::task::spawn_blocking(move || Policies::load(directory, now));
-    loading.await.unwrap_or_else(|error| Err(PolicyError::Engine(error.to_string())))
+async fn open_policies(
+    config: &Config,
+    root: &RootKey,
+    compiler: PathBuf,
+    now: Timestamp,
+) -> Result<Policies, PolicyError> {
+    let PolicyLoadingConfig { compile_time, compile_memory_mib, .. } = config.policy_loading;
+    let sources = Sources {
+        directory: config.policies.clone(),
+        compiler: Compiler::Process(Bounds {
+            program: compiler,
+            time: compile_time.0,
+            memory: compile_memory_mib.saturating_mul(1024 * 1024),
+        }),
+        memory: Some((config.store.data_dir.join("policies"), root.policy_memory_key())),
+    };
+    let opening = tokio::task::spawn_blocking(move || Policies::open(sources, now));
+    opening.await.unwrap_or_else(|error| Err(PolicyError::Engine(error.to_string())))
+}
+
+/// Reloads the policies when their directory has changed, until the server stops.
+async fn watch(vault: Arc<Vault>, mut watch: Watch, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+        let looked = tokio::task::spawn_blocking(move || (watch.changed(), watch)).await;
+        let Ok((changed, again)) = looked else { return };
+        watch = again;
+        if changed && vault.reload_policies(Trigger::Watch, None).await.is_err() {
+            // It could not be put on record: another look tries again.
+            watch.forget();
+        }
+    }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn SecretStore>, StoreError> {

@@ -4,7 +4,7 @@ use std::{io::IsTerminal, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
         counter::{ConstCounter, Counter},
         family::Family,
@@ -59,8 +59,28 @@ pub struct PolicyNumbers {
     pub total_time: Duration,
 }
 
+impl PolicyNumbers {
+    fn labels(&self) -> Vec<(&'static str, &str)> {
+        vec![("policy", &self.policy)]
+    }
+}
+
+/// Numbers of the policies in force, as they stand.
+pub struct PoliciesNumbers {
+    /// The generation in force.
+    pub generation: u64,
+    /// Generations in memory.
+    pub live_generations: usize,
+    /// Reloads since the start, by outcome.
+    pub reloads: Vec<(&'static str, u64)>,
+    /// Whether the policy directory holds what serves.
+    pub up_to_date: bool,
+    /// The modules.
+    pub modules: Vec<PolicyNumbers>,
+}
+
 /// Reads the policies' numbers when the metrics are asked for.
-pub type PolicySource = Arc<dyn Fn() -> (u64, Vec<PolicyNumbers>) + Send + Sync>;
+pub type PolicySource = Arc<dyn Fn() -> PoliciesNumbers + Send + Sync>;
 
 fn timer() -> Histogram {
     // 25 µs to 13 s, doubling.
@@ -157,34 +177,55 @@ impl std::fmt::Debug for PolicyCollector {
 
 impl Collector for PolicyCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let (generation, modules) = (self.0)();
-        let gauge = ConstGauge::new(i64::try_from(generation).unwrap_or(i64::MAX));
-        let help = "The generation of policies in force";
-        gauge.encode(encoder.encode_descriptor("policy_generation", help, None, gauge.metric_type())?)?;
-        let calls = ConstCounter::new(0_u64);
-        let help = "Calls of policy modules, by outcome";
-        let mut family = encoder.encode_descriptor("policy_evaluations", help, None, calls.metric_type())?;
-        for module in &modules {
-            for (outcome, count) in &module.outcomes {
-                let labels = [("policy", module.policy.as_str()), ("outcome", outcome)];
-                ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
-            }
+        let numbers = (self.0)();
+        let gauges = [
+            ("policy_generation", "The generation of policies in force", numbers.generation),
+            (
+                "policy_live_generations",
+                "Generations of policies in memory: that in force, and those that requests still hold",
+                u64::try_from(numbers.live_generations).unwrap_or(u64::MAX),
+            ),
+            (
+                "policy_up_to_date",
+                "1 where the policy directory holds what is in force, 0 where the last reload was refused",
+                u64::from(numbers.up_to_date),
+            ),
+        ];
+        for (name, help, number) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let help = "Time spent in policy modules";
-        let seconds = ConstCounter::new(0.0_f64);
-        let mut family = encoder.encode_descriptor("policy_seconds", help, None, seconds.metric_type())?;
-        for module in &modules {
-            let labels = [("policy", module.policy.as_str())];
-            ConstCounter::new(module.total_time.as_secs_f64()).encode(family.encode_family(&labels)?)?;
-        }
+        let reloads = numbers.reloads.iter().map(|(outcome, count)| (vec![("outcome", *outcome)], *count));
+        counters(&mut encoder, "policy_reloads", "Reloads of the policies, by outcome", reloads)?;
+        let calls = numbers.modules.iter().flat_map(|module| {
+            let label = ("policy", module.policy.as_str());
+            module.outcomes.iter().map(move |(outcome, count)| (vec![label, ("outcome", *outcome)], *count))
+        });
+        counters(&mut encoder, "policy_evaluations", "Calls of policy modules, by outcome", calls)?;
+        let seconds = numbers.modules.iter().map(|module| (module.labels(), module.total_time.as_secs_f64()));
+        counters(&mut encoder, "policy_seconds", "Time spent in policy modules", seconds)?;
+        let disagreements = numbers.modules.iter().map(|module| (module.labels(), module.disagreements));
         let help = "Answers of shadow modules that differed from the decision";
-        let mut family = encoder.encode_descriptor("policy_shadow_disagreements", help, None, calls.metric_type())?;
-        for module in &modules {
-            let labels = [("policy", module.policy.as_str())];
-            ConstCounter::new(module.disagreements).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        counters(&mut encoder, "policy_shadow_disagreements", help, disagreements)
     }
+}
+
+/// Writes one family of counters.
+fn counters<'l, N: EncodeCounterValue + Default>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    numbers: impl Iterator<Item = (Vec<(&'static str, &'l str)>, N)>,
+) -> Result<(), std::fmt::Error>
+where
+    ConstCounter<N>: EncodeMetric,
+{
+    let kind = ConstCounter::new(N::default()).metric_type();
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, number) in numbers {
+        ConstCounter::new(number).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 /// Starts the log: `filter` as in `info,portcullis=debug`; as JSON lines for programs, else for people. To the

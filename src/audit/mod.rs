@@ -38,6 +38,8 @@ pub struct Entry<'a> {
     pub inputs: Vec<InputRead>,
     /// What became of each path.
     pub events: Vec<Event>,
+    /// What else is to be known, where the request is about no secret.
+    pub details: Option<Value>,
 }
 
 /// What became of one path.
@@ -74,6 +76,8 @@ struct Packed {
     inputs: Vec<(String, Value)>,
     decisions: Vec<PackedDecision>,
     events: Vec<PackedEvent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
 }
 
 /// Path, version, code, index into [`Packed::decisions`].
@@ -97,7 +101,7 @@ struct PackedDecision {
 /// Packs the events of a request into the row that the store keeps.
 #[must_use]
 pub fn pack(entry: Entry<'_>) -> AuditRow {
-    let Entry { identity, context, action, generation, batch_size, duration, inputs, events } = entry;
+    let Entry { identity, context, action, generation, batch_size, duration, inputs, events, details } = entry;
     let source_ip = context.source_ip.map(|ip| ip.to_string());
     let mut packed = Packed {
         v: 1,
@@ -113,6 +117,7 @@ pub fn pack(entry: Entry<'_>) -> AuditRow {
         inputs: pack_inputs(inputs),
         decisions: Vec::new(),
         events: Vec::with_capacity(events.len()),
+        details,
     };
     for event in events {
         let decision = event.decision.map(|decision| index_of(&mut packed.decisions, decision));
@@ -206,6 +211,9 @@ pub struct LogEntry {
     /// The event's place in its batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<LogBatch>,
+    /// What else is to be known, where the request was about no secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
 }
 
 /// What the policies decided, as the API answers it.
@@ -302,6 +310,7 @@ fn log_entry(sequence: AuditSequence, packed: &Packed, index: usize) -> Option<L
         duration_ms,
         request_id: packed.request.clone(),
         batch: packed.batch.map(|size| LogBatch { index, size }),
+        details: packed.details.clone(),
     })
 }
 
@@ -364,6 +373,7 @@ mod tests {
                 event("a/c", OK, decision("ok")),
                 event("a/d", "access_denied", decision("no")),
             ],
+            details: None,
         });
         let text = String::from_utf8(row.body.clone()).unwrap();
         assert_eq!(text.matches("\"rules\"").count(), 4, "two decisions, stored once each: {text}");

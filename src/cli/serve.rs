@@ -1,6 +1,6 @@
 //! `portcullis serve`.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -11,8 +11,10 @@ use super::{CommandResult, ConfigFile, samples};
 use crate::{
     config::{Config, LogFormat},
     crypto::{RootKey, RootKeySource},
+    policy::{THIS_PROGRAM, Trigger},
     server::{Server, StartError, SystemEntropy},
     telemetry::start_log,
+    vault::Vault,
 };
 
 /// How to run the server.
@@ -46,13 +48,14 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     let root = root_key(&config, args.dev)?;
     let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;
-    let server = Server::open(config.clone(), root).await?;
+    let server = Server::open(config.clone(), root, THIS_PROGRAM.into()).await?;
     if args.dev {
         samples::welcome(&server, &config, address).await?;
     }
     tracing::info!(%address, "listening");
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_on_signal(shutdown.clone()));
+    tokio::spawn(reload_on_signal(Arc::clone(&server.vault)));
     server.run(listener, shutdown).await?;
     tracing::info!("stopped");
     Ok(0)
@@ -101,4 +104,12 @@ async fn stop_on_signal(shutdown: CancellationToken) {
     }
     tracing::info!("stopping: requests in flight are finished first");
     shutdown.cancel();
+}
+
+/// `SIGHUP` takes the policy directory as it is. What comes of it is told by the vault.
+async fn reload_on_signal(vault: Arc<Vault>) {
+    let Ok(mut hangup) = unix::signal(unix::SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        vault.reload_policies(Trigger::Signal, None).await.ok();
+    }
 }

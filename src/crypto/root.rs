@@ -140,6 +140,12 @@ impl RootKey {
         CursorBox::new(derive(&self.0, b"portcullis-v1 cursor key"), entropy)
     }
 
+    /// The key that authenticates what is kept of policies on disk.
+    #[must_use]
+    pub fn policy_memory_key(&self) -> Zeroizing<[u8; 32]> {
+        derive(&self.0, b"portcullis-v1 policy memory key")
+    }
+
     /// The seed of the key that signs the server's own tokens.
     #[must_use]
     pub fn token_seed(&self) -> Zeroizing<[u8; 32]> {

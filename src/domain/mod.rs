@@ -11,7 +11,9 @@ mod record;
 mod secret;
 mod time;
 
-pub use access::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, RequestContext, Verdict};
+pub use access::{
+    Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, RequestContext, Verdict, request_id,
+};
 pub use audit::{AuditRow, AuditScan, AuditSequence, StoredAuditRow};
 pub use hex::hex;
 pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, MAX_SEGMENTS, SecretPath};

@@ -52,7 +52,7 @@ pub struct ErrorBody {
 }
 
 /// Every code with its status.
-const STATUSES: [(&str, StatusCode); 30] = [
+const STATUSES: [(&str, StatusCode); 31] = [
     ("invalid_request", StatusCode::BAD_REQUEST),
     ("invalid_path", StatusCode::BAD_REQUEST),
     ("invalid_secret_type", StatusCode::BAD_REQUEST),
@@ -79,6 +79,7 @@ const STATUSES: [(&str, StatusCode); 30] = [
     ("version_conflict", StatusCode::CONFLICT),
     ("secret_exists", StatusCode::CONFLICT),
     ("validation_error", StatusCode::UNPROCESSABLE_ENTITY),
+    ("policy_rejected", StatusCode::UNPROCESSABLE_ENTITY),
     ("rate_limited", StatusCode::TOO_MANY_REQUESTS),
     ("unreadable", StatusCode::INTERNAL_SERVER_ERROR),
     ("internal_error", StatusCode::INTERNAL_SERVER_ERROR),

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     auth::AuthError,
-    domain::{InvalidPath, Principal, RequestContext, Scope, SecretPath},
+    domain::{InvalidPath, Principal, RequestContext, Scope, SecretPath, request_id},
     vault::{self, Fault},
 };
 
@@ -79,7 +79,7 @@ impl Scene {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
         let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         let context = RequestContext {
-            request_id: app.request_id(),
+            request_id: request_id(&*app.entropy),
             now: app.clock.now(),
             source_ip: peer,
             user_agent: agent.map(|agent| agent.get(..USER_AGENT_BYTES).unwrap_or(agent).into()),

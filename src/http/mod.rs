@@ -27,8 +27,8 @@ pub use serve::{ServeLimits, TlsError, serve, tls_config};
 
 use crate::{
     auth::Authenticator,
-    domain::{Clock, Entropy, Scope, hex},
-    telemetry::{Metrics, PolicyNumbers},
+    domain::{Clock, Entropy, Scope},
+    telemetry::{Metrics, PoliciesNumbers, PolicyNumbers},
     vault::Vault,
 };
 use frame::{authenticated, gated};
@@ -85,17 +85,17 @@ impl App {
                 disagreements: module.stats.disagreements(),
                 total_time: module.stats.total_time(),
             };
-            (set.generation, set.modules.iter().map(numbers).collect())
+            PoliciesNumbers {
+                generation: set.generation,
+                live_generations: policies.live_generations(),
+                reloads: policies.reloads().map(|(outcome, count)| (outcome.as_str(), count)).collect(),
+                up_to_date: policies.last_reload().outcome.is_up_to_date(),
+                modules: set.modules.iter().map(numbers).collect(),
+            }
         });
         let registry = metrics.registry(numbers);
         let rates = RateLimits::new(&settings.rate_limits);
         Self(Arc::new(Shared { vault, authenticator, clock, entropy, metrics, registry, rates }))
-    }
-
-    fn request_id(&self) -> Arc<str> {
-        let mut random = [0; 16];
-        self.entropy.fill(&mut random);
-        format!("req_{}", hex(&random)).into()
     }
 }
 
@@ -116,6 +116,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let metrics =
         if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };
     let reads_policies = |handlers| gated(&app, Scope::PoliciesRead, Category::PolicyOps, handlers);
+    let reload = gated(&app, Scope::PoliciesWrite, Category::PolicyOps, post(policies::reload));
     let versions = gated(&app, Scope::SecretsList, Category::List, get(secrets::versions));
     let destroy = gated(&app, Scope::SecretsDelete, Category::Delete, post(secrets::destroy));
     let restore = gated(&app, Scope::SecretsWrite, Category::Write, post(secrets::restore));
@@ -138,6 +139,8 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/destroy/", destroy.clone())
         .route("/v1/destroy/{*path}", destroy)
         .route("/v1/policies", reads_policies(get(policies::list)))
+        .route("/v1/policies/status", reads_policies(get(policies::status)))
+        .route("/v1/policies/reload", reload)
         .route("/v1/policies/{name}", reads_policies(get(policies::describe_one)))
         .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
         .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))

@@ -80,25 +80,36 @@ impl From<String> for Unfit {
     }
 }
 
+/// Configures and snapshots a module, and compiles it to code that an engine of the same build can load.
+///
+/// # Errors
+///
+/// [`Unfit`] where it is no component of our world, or refuses its settings.
+pub fn prepare(engine: &Engine, bytes: &[u8], settings: &str, limits: &GuestLimits) -> Result<Vec<u8>, Unfit> {
+    let prepare = AssertUnwindSafe(|| {
+        let configured = snapshot::configure(engine, bytes, settings, limits.clone())?;
+        let serialized = compile(engine, &configured)?.serialize();
+        serialized.map_err(|error| Unfit::from(format!("its code cannot be kept: {error:#}")))
+    });
+    let panicked = || Unfit::from("it is beyond the tools that take modules apart: they panic".to_owned());
+    // The snapshot's tool panics at some valid modules; that is one module's problem, not the vault's.
+    catch_unwind(prepare).unwrap_or_else(|_| Err(panicked()))
+}
+
 impl Template {
-    /// Inspects, configures, snapshots and compiles a module.
+    /// Makes a template of what [`prepare`] gave, by the interfaces that [`inspect`] found.
     ///
     /// # Errors
     ///
-    /// [`Unfit`] where it is no component of our world, or refuses its settings.
-    pub fn prepare(engine: &Engine, bytes: &[u8], settings: &str, limits: GuestLimits) -> Result<Self, Unfit> {
-        let prepare = AssertUnwindSafe(|| Self::try_prepare(engine, bytes, settings, limits));
-        let panicked = || Unfit::from("it is beyond the tools that take modules apart: they panic".to_owned());
-        // The snapshot's tool panics at some valid modules; that is one module's problem, not the vault's.
-        catch_unwind(prepare).unwrap_or_else(|_| Err(panicked()))
-    }
-
-    fn try_prepare(engine: &Engine, bytes: &[u8], settings: &str, limits: GuestLimits) -> Result<Self, Unfit> {
-        let imports = inspect(bytes)?;
-        let configured = snapshot::configure(engine, bytes, settings, limits.clone())?;
-        let component = compile(engine, &configured)?;
+    /// [`Unfit`] where it cannot be linked or instantiated.
+    pub fn new(
+        engine: &Engine,
+        component: &Component,
+        imports: Vec<String>,
+        limits: GuestLimits,
+    ) -> Result<Self, Unfit> {
         let pre = linker(engine)
-            .and_then(|linker| linker.instantiate_pre(&component))
+            .and_then(|linker| linker.instantiate_pre(component))
             .and_then(PolicyPre::new)
             .map_err(|error| Unfit::from(format!("it cannot be linked: {error:#}")))?;
         let template = Self { engine: engine.clone(), pre, limits, imports };
@@ -199,6 +210,10 @@ fn classify(error: &wasmtime::Error, store: &Store<HostState>) -> Failure {
 
 /// The interfaces that a component imports, once it is known to be one of our world. Reads names alone and compiles
 /// nothing; that they stand for the contract's types shows when the module is linked.
+///
+/// # Errors
+///
+/// [`Unfit`] with everything that does not fit.
 pub fn inspect(bytes: &[u8]) -> Result<Vec<String>, Unfit> {
     if bytes.len() > MAX_MODULE_BYTES {
         return Err(Unfit::from(format!("it has {} bytes, {MAX_MODULE_BYTES} are the most", bytes.len())));

@@ -1,6 +1,6 @@
 //! `policies.toml`: which modules are in force, in order.
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use serde::Deserialize;
 
@@ -32,8 +32,20 @@ pub enum Mode {
     Off,
 }
 
+impl Mode {
+    /// The manifest's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Shadow => "shadow",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// One module as the manifest names it, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// `[a-z0-9][a-z0-9_-]*`, unique in the manifest.
     pub name: String,
@@ -43,6 +55,10 @@ pub struct Entry {
     pub sha256: Option<String>,
     /// The settings' file beside the manifest.
     pub settings: Option<String>,
+    /// The digest that the settings must have, in hexadecimal.
+    pub settings_sha256: Option<String>,
+    /// The file of test vectors beside the manifest; where none is named, that of [`Entry::usual_vectors`] if it is there.
+    pub vectors: Option<String>,
     /// Whether its answers count.
     pub mode: Mode,
     /// The actions that it is asked about; all where none.
@@ -71,6 +87,8 @@ struct WrittenEntry {
     module: String,
     sha256: Option<String>,
     settings: Option<String>,
+    settings_sha256: Option<String>,
+    vectors: Option<String>,
     mode: Option<Mode>,
     actions: Option<Vec<String>>,
     paths: Option<Vec<String>>,
@@ -79,20 +97,20 @@ struct WrittenEntry {
     memory: Option<String>,
 }
 
-/// Reads the manifest of a directory; no entries where there is no directory or no manifest.
+impl Entry {
+    /// Where a module's test vectors are, unless the manifest names another file: `rules.wasm` has `rules.vectors.toml`.
+    #[must_use]
+    pub fn usual_vectors(&self) -> String {
+        format!("{}.vectors.toml", self.module.strip_suffix(".wasm").unwrap_or(&self.module))
+    }
+}
+
+/// Reads a manifest.
 ///
 /// # Errors
 ///
 /// Every problem found, in words for the person who wrote the file.
-pub fn read(directory: &Path) -> Result<Vec<Entry>, Vec<String>> {
-    match fs::read_to_string(directory.join(FILE)) {
-        Ok(text) => parse(&text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(vec![format!("{FILE}: {error}")]),
-    }
-}
-
-fn parse(text: &str) -> Result<Vec<Entry>, Vec<String>> {
+pub fn parse(text: &str) -> Result<Vec<Entry>, Vec<String>> {
     let written: Written = toml::from_str(text).map_err(|error| vec![format!("{FILE}: {error}")])?;
     let mut problems = Vec::new();
     if written.policy.len() > MODULES {
@@ -118,13 +136,19 @@ impl WrittenEntry {
         if !is_name(&self.name) {
             problems.push("name: lower-case letters, digits, `-` and `_`, 64 at most, are wanted".to_owned());
         }
-        for (field, file) in [("module", Some(&self.module)), ("settings", self.settings.as_ref())] {
+        let (settings, vectors) = (self.settings.as_ref(), self.vectors.as_ref());
+        for (field, file) in [("module", Some(&self.module)), ("settings", settings), ("vectors", vectors)] {
             if file.is_some_and(|file| !is_beside(file)) {
                 problems.push(format!("{field}: the name of a file beside the manifest is wanted"));
             }
         }
-        if self.sha256.as_ref().is_some_and(|pin| pin.len() != 64 || !pin.bytes().all(|b| b.is_ascii_hexdigit())) {
-            problems.push("sha256: 64 hexadecimal digits are wanted".to_owned());
+        for (field, pin) in [("sha256", &self.sha256), ("settings_sha256", &self.settings_sha256)] {
+            if pin.as_ref().is_some_and(|pin| pin.len() != 64 || !pin.bytes().all(|b| b.is_ascii_hexdigit())) {
+                problems.push(format!("{field}: 64 hexadecimal digits are wanted"));
+            }
+        }
+        if settings.is_none() && self.settings_sha256.is_some() {
+            problems.push("settings_sha256: there are no settings to pin".to_owned());
         }
         let mut keep = |field: &str, problem: String| problems.push(format!("{field}: {problem}"));
         let actions = actions(self.actions).map_err(|problem| keep("actions", problem)).unwrap_or_default();
@@ -142,6 +166,8 @@ impl WrittenEntry {
             module: self.module,
             sha256: self.sha256.map(|pin| pin.to_ascii_lowercase()),
             settings: self.settings,
+            settings_sha256: self.settings_sha256.map(|pin| pin.to_ascii_lowercase()),
+            vectors: self.vectors,
             mode: self.mode.unwrap_or(Mode::Enforce),
             actions,
             paths,

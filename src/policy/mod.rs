@@ -4,30 +4,50 @@
 //! Anything but a well-formed `allow` is a denial; there is no setting that opens on failure. A guest's instance lives
 //! for one request and sees what `wit/policy.wit` offers, never a value.
 
+mod bundle;
+mod cache;
+mod compiler;
 mod description;
 mod guest;
 mod host;
+mod kept;
 mod limits;
 mod manifest;
+mod reload;
+mod sealed;
 mod session;
 mod set;
 mod snapshot;
 mod stats;
+mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
-use wasmtime::Engine;
+use zeroize::Zeroizing;
 
+pub use compiler::{Bounds, Compiler, THIS_PROGRAM, work};
 pub use description::{Description, ModuleKind, describe};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
 pub use manifest::{Mode, is_name as is_policy_name};
+pub use reload::{Candidate, Finding, Outcome, RELOAD_OUTCOMES, Reload, Report, Trigger};
 pub use session::{Opinion, Session};
-pub use set::{Module, PolicySet, Rejected};
+pub use set::{Module, PolicySet};
 pub use stats::{OUTCOMES, Stats};
+pub use watch::Watch;
 
 use crate::domain::Timestamp;
+use bundle::Bundle;
+use cache::Loader;
+use kept::Kept;
 
 /// Why there are no policies to be had.
 #[derive(Debug, thiserror::Error)]
@@ -35,32 +55,86 @@ pub enum PolicyError {
     /// This machine cannot run guests.
     #[error("the WebAssembly engine cannot start: {0}")]
     Engine(String),
-    /// The directory holds something that cannot be taken.
-    #[error(transparent)]
-    Rejected(#[from] Rejected),
+    /// The directory holds something that cannot be taken; every problem that was found, in words for people.
+    #[error("the policies in {} cannot be loaded:{}", .directory.display(), bullets(.problems))]
+    Rejected {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        problems: Vec<String>,
+    },
 }
 
-/// The policies in force: one pointer to the present generation.
+fn bullets(lines: &[String]) -> String {
+    lines.iter().fold(String::new(), |text, line| text + "\n  - " + line)
+}
+
+/// Where policies come from, and what may be kept of them.
+pub struct Sources {
+    /// The policy directory.
+    pub directory: PathBuf,
+    /// Where modules are compiled.
+    pub compiler: Compiler,
+    /// Where compiled code and the last good generation are kept, and the key that authenticates them.
+    pub memory: Option<(PathBuf, Zeroizing<[u8; 32]>)>,
+}
+
+/// The policies in force: one pointer to the present generation, and the road to the next.
 pub struct Policies {
     directory: PathBuf,
+    loader: Loader,
+    kept: Option<Kept>,
     current: ArcSwap<PolicySet>,
-    /// Compiles the next generation; every generation runs on the same engine.
-    _engine: Engine,
+    /// Whoever has it may change the policies.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    last: Mutex<Report>,
+    reloads: [AtomicU64; RELOAD_OUTCOMES.len()],
+    generations: Mutex<Vec<Weak<PolicySet>>>,
 }
 
 impl Policies {
-    /// Starts the engine and loads the directory as the first generation.
+    /// Starts the engine and puts the directory in force; where it is broken, the last good generation that was kept.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] with every problem of the directory.
-    pub fn load(directory: PathBuf, now: Timestamp) -> Result<Self, PolicyError> {
+    /// [`PolicyError`] with every problem of the directory, where there is nothing to fall back on.
+    pub fn open(sources: Sources, now: Timestamp) -> Result<Self, PolicyError> {
+        let began = Instant::now();
+        let Sources { directory, compiler, memory } = sources;
         let engine = limits::engine().map_err(|error| PolicyError::Engine(format!("{error:#}")))?;
-        let first = PolicySet::load(&engine, &directory, 1, now)?;
+        let memory = memory.as_ref().map(|(place, key)| (place.as_path(), key));
+        let loader = Loader::new(engine, compiler, memory);
+        let kept = memory.and_then(|(place, key)| Kept::open(place, key));
+        let (Candidate { set: first, bundle }, problems) = first(&loader, kept.as_ref(), &directory, now)?;
         if first.modules.is_empty() {
             tracing::warn!(directory = %directory.display(), "no policies are in force: EVERY ACCESS IS DENIED");
         }
-        Ok(Self { directory, current: ArcSwap::from_pointee(first), _engine: engine })
+        let outcome = if problems.is_empty() { Outcome::Loaded } else { Outcome::Rejected };
+        let (generation, took) = (first.generation, began.elapsed());
+        let first = Arc::new(first);
+        let policies = Self {
+            directory,
+            loader,
+            kept,
+            generations: Mutex::new(vec![Arc::downgrade(&first)]),
+            current: ArcSwap::new(first),
+            turn: Arc::default(),
+            last: Mutex::new(Report { at: now, trigger: Trigger::Start, outcome, problems, generation, took }),
+            reloads: Default::default(),
+        };
+        if outcome == Outcome::Loaded && bundle.manifest.is_some() {
+            policies.keep(generation, &bundle);
+        }
+        Ok(policies)
+    }
+
+    /// Loads a directory for its author: compiles in this process, keeps nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Policies::open`].
+    pub fn load(directory: PathBuf, now: Timestamp) -> Result<Self, PolicyError> {
+        Self::open(Sources { directory, compiler: Compiler::Here, memory: None }, now)
     }
 
     /// The generation in force. A request asks once and keeps what it got.
@@ -71,8 +145,98 @@ impl Policies {
 
     /// Where policies are loaded from.
     #[must_use]
-    pub fn directory(&self) -> &std::path::Path {
+    pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What became of the last reload. As long as it was rejected, the directory holds something else than what serves.
+    #[must_use]
+    pub fn last_reload(&self) -> Report {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often reloads ended so, since the start.
+    pub fn reloads(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        RELOAD_OUTCOMES.into_iter().zip(self.reloads.iter().map(|count| count.load(Relaxed)))
+    }
+
+    /// How many generations are in memory: that in force, and those that requests still hold.
+    #[must_use]
+    pub fn live_generations(&self) -> usize {
+        let known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter(|generation| generation.strong_count() > 0).count()
+    }
+
+    fn install(&self, set: Arc<PolicySet>) {
+        let mut known = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|generation| generation.strong_count() > 0);
+        known.push(Arc::downgrade(&set));
+        drop(known);
+        self.current.store(set);
+    }
+
+    /// Keeps a good generation for the next start.
+    fn keep(&self, generation: u64, bundle: &Bundle) {
+        let stored = self.kept.as_ref().map_or(Ok(()), |kept| kept.store(generation, bundle));
+        if let Err(error) = stored {
+            tracing::warn!(%error, "this generation of policies cannot be kept for a restart");
+        }
+    }
+
+    fn report(
+        &self,
+        trigger: Trigger,
+        at: Timestamp,
+        began: Instant,
+        outcome: Outcome,
+        problems: Vec<String>,
+    ) -> Report {
+        let generation = self.current.load().generation;
+        let report = Report { at, trigger, outcome, problems, generation, took: began.elapsed() };
+        if let Some((_, count)) = RELOAD_OUTCOMES.iter().zip(&self.reloads).find(|(known, _)| **known == outcome) {
+            count.fetch_add(1, Relaxed);
+        }
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&report);
+        report
+    }
+}
+
+/// The first generation, with the directory's problems where it is the one that was kept.
+fn first(
+    loader: &Loader,
+    kept: Option<&Kept>,
+    directory: &Path,
+    now: Timestamp,
+) -> Result<(Candidate, Vec<String>), PolicyError> {
+    let index = kept.and_then(Kept::index);
+    let known = index.as_ref().map_or(0, |index| index.generation);
+    let problems = match reload::look(loader, directory, None, known + 1, now) {
+        Finding::Ready(mut candidate) => {
+            // What served before the restart keeps its number.
+            if index.is_some_and(|index| index.digest == candidate.bundle.digest) {
+                candidate.set.generation = known;
+            }
+            return Ok((*candidate, Vec::new()));
+        }
+        Finding::Rejected(problems) => problems,
+        Finding::Unchanged => Vec::new(),
+    };
+    let last_good = kept.zip(index).and_then(|(kept, index)| {
+        let assemble = |bundle: Bundle| {
+            let set = PolicySet::assemble(loader, &bundle, known, now)?;
+            Ok(Candidate { set, bundle })
+        };
+        let told =
+            |problems: &Vec<String>| tracing::error!(?problems, "the last good policies cannot be loaded either");
+        kept.bundle(&index).and_then(assemble).inspect_err(told).ok()
+    });
+    match last_good {
+        Some(candidate) => {
+            let directory = directory.display();
+            tracing::error!(%directory, ?problems, generation = known, "BROKEN POLICIES: the last good generation serves");
+            Ok((candidate, problems))
+        }
+        None => Err(PolicyError::Rejected { directory: directory.to_owned(), problems }),
     }
 }
 

@@ -287,7 +287,7 @@ fn opinion(module: &Module, answer: &Result<Answer, Failure>, took: std::time::D
     let duties = decision.map_or(&[][..], |decision| &decision.obligations);
     Opinion {
         module: module.reference.name.clone(),
-        mode: if module.mode == Mode::Shadow { "shadow" } else { "enforce" },
+        mode: module.mode.as_str(),
         outcome: outcome_of(answer),
         reason: decision.map(|decision| decision.reason.clone()).unwrap_or_default(),
         message: decision.and_then(|decision| decision.message.clone()),

@@ -1,26 +1,21 @@
 //! A generation: the immutable whole of manifest, modules, settings and compiled code.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
 
 use super::{
-    guest::{MAX_MODULE_BYTES, Template, Unfit},
+    bundle::Bundle,
+    cache::Loader,
+    compiler::Order,
+    guest::{Template, Unfit, inspect},
     host::Inquiry,
     limits::GuestLimits,
-    manifest::{self, Entry, Mode},
+    manifest::{Entry, Mode},
     session::Session,
     stats::Stats,
 };
 use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp, hex};
-
-/// Largest settings file, in bytes.
-const MAX_SETTINGS_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A module in force.
 pub struct Module {
@@ -49,49 +44,35 @@ impl Module {
 
 /// All modules in force, in the manifest's order. A request takes one such set and keeps to it.
 pub struct PolicySet {
-    /// 1, 2, … with each load.
+    /// 1, 2, … with each change, also over restarts.
     pub generation: u64,
     /// When it was loaded.
     pub loaded_at: Timestamp,
     /// The modules.
     pub modules: Vec<Module>,
-}
-
-/// A policy directory that cannot be taken; every problem that was found, in words for people.
-#[derive(Debug, thiserror::Error)]
-#[error("the policies in {} cannot be loaded:{}", .directory.display(), bullets(.problems))]
-pub struct Rejected {
-    /// The directory.
-    pub directory: PathBuf,
-    /// What is wrong with it.
-    pub problems: Vec<String>,
-}
-
-fn bullets(lines: &[String]) -> String {
-    lines.iter().fold(String::new(), |text, line| text + "\n  - " + line)
+    /// SHA-256 of all that it was made of, manifest and files, in hexadecimal.
+    pub digest: String,
 }
 
 impl PolicySet {
-    /// Loads a directory: manifest, modules, pins, settings; inspects, configures and compiles.
+    /// Makes a generation of a bundle: checks pins, inspects, configures, compiles, tests.
     ///
     /// # Errors
     ///
-    /// [`Rejected`] with all problems of all modules. A directory without manifest is no error: it permits nothing.
-    pub fn load(engine: &Engine, directory: &Path, generation: u64, now: Timestamp) -> Result<Self, Rejected> {
-        let rejected = |problems| Rejected { directory: directory.to_owned(), problems };
-        let entries = manifest::read(directory).map_err(rejected)?;
+    /// All problems of all modules.
+    pub fn assemble(loader: &Loader, bundle: &Bundle, generation: u64, now: Timestamp) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
         let mut modules = Vec::new();
-        for entry in entries.into_iter().filter(|entry| entry.mode != Mode::Off) {
-            let name = entry.name.clone();
-            match Module::load(engine, directory, entry) {
+        for entry in &bundle.entries {
+            match Module::load(loader, bundle, entry) {
                 Ok(module) => modules.push(module),
                 Err(Unfit(found)) => {
-                    problems.extend(found.into_iter().map(|problem| format!("policy `{name}`: {problem}")));
+                    problems.extend(found.into_iter().map(|problem| format!("policy `{}`: {problem}", entry.name)));
                 }
             }
         }
-        if problems.is_empty() { Ok(Self { generation, loaded_at: now, modules }) } else { Err(rejected(problems)) }
+        let digest = bundle.digest.clone();
+        if problems.is_empty() { Ok(Self { generation, loaded_at: now, modules, digest }) } else { Err(problems) }
     }
 
     /// Begins the questions of one request.
@@ -108,44 +89,46 @@ impl PolicySet {
 }
 
 impl Module {
-    fn load(engine: &Engine, directory: &Path, entry: Entry) -> Result<Self, Unfit> {
-        let bytes = read(directory, &entry.module, u64::try_from(MAX_MODULE_BYTES).unwrap_or(u64::MAX))?;
-        let digest = hex(&Sha256::digest(&bytes));
-        if let Some(pin) = entry.sha256.as_ref().filter(|pin| **pin != digest) {
-            return Err(Unfit::from(format!("{} has SHA-256 {digest}, the manifest pins {pin}", entry.module)));
-        }
+    fn load(loader: &Loader, bundle: &Bundle, entry: &Entry) -> Result<Self, Unfit> {
+        let module = bundle.file(&entry.module).map_err(Unfit::from)?;
+        let digest = pinned(&entry.module, &module, entry.sha256.as_ref())?;
         let settings = match &entry.settings {
-            Some(file) => read(directory, file, MAX_SETTINGS_BYTES)?,
-            None => Vec::new(),
+            Some(file) => bundle.file(file).map_err(Unfit::from)?,
+            None => Arc::default(),
         };
-        let settings_digest = hex(&Sha256::digest(&settings));
-        let settings = String::from_utf8(settings).map_err(|_| Unfit::from("its settings are not UTF-8".to_owned()))?;
+        let settings_file = entry.settings.as_deref().unwrap_or_default();
+        let settings_digest = pinned(settings_file, &settings, entry.settings_sha256.as_ref())?;
+        let settings =
+            std::str::from_utf8(&settings).map_err(|_| Unfit::from("its settings are not UTF-8".to_owned()))?;
+        let named = |Unfit(problems)| {
+            Unfit(problems.iter().map(|problem: &String| format!("{}: {problem}", entry.module)).collect())
+        };
         let limits = GuestLimits {
             deadline: entry.deadline,
             configure_deadline: entry.configure_deadline,
             memory: entry.memory,
             exhausted: false,
         };
-        let template = Template::prepare(engine, &bytes, &settings, limits).map_err(|Unfit(problems)| {
-            Unfit(problems.iter().map(|problem| format!("{}: {problem}", entry.module)).collect())
-        })?;
+        let imports = inspect(&module).map_err(named)?;
+        let order = Order { module: &module, settings, limits: limits.clone() };
+        let component = loader.component(&order).map_err(named)?;
+        let template = Template::new(&loader.engine, &component, imports, limits).map_err(named)?;
         Ok(Self {
             reference: Arc::new(ModuleRef { name: entry.name.clone(), digest }),
             mode: entry.mode,
             settings_digest,
             template,
             stats: Stats::default(),
-            entry,
+            entry: entry.clone(),
         })
     }
 }
 
-fn read(directory: &Path, file: &str, most: u64) -> Result<Vec<u8>, Unfit> {
-    let path = directory.join(file);
-    let unreadable = |error: std::io::Error| Unfit::from(format!("{file}: {error}"));
-    let length = fs::metadata(&path).map_err(unreadable)?.len();
-    if length > most {
-        return Err(Unfit::from(format!("{file} has {length} bytes, {most} are the most")));
+/// The digest of a file, once it is known to be the one that the manifest pins.
+fn pinned(name: &str, bytes: &[u8], pin: Option<&String>) -> Result<String, Unfit> {
+    let digest = hex(&Sha256::digest(bytes));
+    match pin.filter(|pin| **pin != digest) {
+        Some(pin) => Err(Unfit::from(format!("{name} has SHA-256 {digest}, the manifest pins {pin}"))),
+        None => Ok(digest),
     }
-    fs::read(&path).map_err(unreadable)
 }

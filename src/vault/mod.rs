@@ -4,6 +4,7 @@
 mod audit_log;
 mod keys;
 mod listing;
+mod policies;
 mod reading;
 mod writing;
 
@@ -38,6 +39,7 @@ pub struct Vault {
     cursors: CursorBox,
     policies: Arc<Policies>,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     metrics: Arc<Metrics>,
     recoverable_for: Duration,
     readiness: tokio::sync::Mutex<Option<(std::time::Instant, Vec<&'static str>)>>,
@@ -160,13 +162,14 @@ impl Vault {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let cursors = parts.keyring.root().cursor_box(parts.entropy);
+        let cursors = parts.keyring.root().cursor_box(Arc::clone(&parts.entropy));
         Self {
             store: parts.store,
             keyring: parts.keyring,
             cursors,
             policies: parts.policies,
             clock: parts.clock,
+            entropy: parts.entropy,
             metrics: parts.metrics,
             recoverable_for: parts.recoverable_for,
             readiness: tokio::sync::Mutex::new(None),
@@ -229,6 +232,7 @@ impl Vault {
             duration: self.elapsed(context),
             inputs: Vec::new(),
             events: vec![Event { path, version: None, code, decision: None }],
+            details: None,
         });
         self.append(row).await
     }
@@ -248,6 +252,7 @@ impl Vault {
             duration: self.elapsed(&caller.context),
             inputs: account.inputs,
             events: account.events,
+            details: None,
         })
     }
 

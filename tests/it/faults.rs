@@ -32,11 +32,11 @@ const FOREVER: Duration = Duration::from_mins(1);
 const PROMPT: Duration = Duration::from_millis(3_500);
 
 /// A connection to the database that is not the server's.
-async fn raw(data_dir: &Path) -> SqliteConnection {
+pub async fn raw(data_dir: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(data_dir.join("portcullis.db")).connect().await.unwrap()
 }
 
-async fn execute(connection: &mut SqliteConnection, sql: impl Into<String>) {
+pub async fn execute(connection: &mut SqliteConnection, sql: impl Into<String>) {
     sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.unwrap();
 }
 

@@ -103,7 +103,11 @@ pub fn assemble(guest: &str) -> Vec<u8> {
 
 /// The core module of a guest: its own text, and each part of the prelude that it does not define itself.
 pub fn core_module(guest: &str) -> Vec<u8> {
-    let own = source(guest);
+    core_module_of(&source(guest))
+}
+
+/// The core module of a guest that is not in a file.
+pub fn core_module_of(own: &str) -> Vec<u8> {
     let prelude = source("prelude");
     let mut text = format!("(module\n{own}");
     for part in prelude.split(";;part ").skip(1) {
@@ -118,7 +122,7 @@ pub fn core_module(guest: &str) -> Vec<u8> {
         }
     }
     text += ")";
-    wat::parse_str(&text).unwrap_or_else(|error| panic!("{guest}: {error}"))
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{own}: {error}"))
 }
 
 /// A component of a world of `wit/policy.wit`, or of the other worlds in `guests/other.wit`.

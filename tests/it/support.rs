@@ -62,6 +62,8 @@ pub struct Options {
     pub config: String,
     /// A PostgreSQL database instead of SQLite.
     pub database_url: Option<String>,
+    /// Another program than the real one to compile policies.
+    pub compiler: Option<PathBuf>,
     /// A root key and data directory to share with another server.
     pub data_dir: Option<PathBuf>,
 }
@@ -73,6 +75,7 @@ impl Default for Options {
             policies: None,
             config: String::new(),
             database_url: None,
+            compiler: None,
             data_dir: None,
         }
     }
@@ -84,6 +87,7 @@ pub struct TestServer {
     pub data_dir: PathBuf,
     pub http: reqwest::Client,
     config: Config,
+    compiler: PathBuf,
     directory: TempDir,
     shutdown: CancellationToken,
     task: Option<JoinHandle<Result<(), StartError>>>,
@@ -117,6 +121,7 @@ impl TestServer {
             data_dir,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             config,
+            compiler: options.compiler.unwrap_or_else(|| env!("CARGO_BIN_EXE_portcullis").into()),
             directory,
             shutdown: CancellationToken::new(),
             task: None,
@@ -126,7 +131,7 @@ impl TestServer {
     }
 
     async fn boot(&mut self) -> Result<(), StartError> {
-        let server = Server::open(self.config.clone(), self.root_key()).await?;
+        let server = Server::open(self.config.clone(), self.root_key(), self.compiler.clone()).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
         self.shutdown = CancellationToken::new();
@@ -193,8 +198,15 @@ impl TestServer {
         Client { http: self.http.clone(), url: self.url.clone(), token }
     }
 
-    /// The whole audit log as the administrator of the default tenant sees it, newest first.
+    /// The audit log of what was asked of the server, as the administrator of the default tenant sees it, newest first.
     pub async fn audit(&self, query: &str) -> Vec<Value> {
+        let mut entries = self.whole_audit(query).await;
+        entries.retain(|entry| entry["action"] != "reload_policies");
+        entries
+    }
+
+    /// The whole audit log, with what the server did by itself.
+    pub async fn whole_audit(&self, query: &str) -> Vec<Value> {
         let admin = self.client_with_token(self.token_with("user:auditor", "default", &[Scope::Admin], &[]));
         let mut entries = Vec::new();
         let mut cursor = String::new();

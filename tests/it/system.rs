@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Options, TestServer, metric};
 
 /// Every route: the path, and its methods in the order of the alphabet.
-const ROUTES: [(&str, &str); 20] = [
+const ROUTES: [(&str, &str); 22] = [
     ("/v1/audit/logs", "GET"),
     ("/v1/auth/whoami", "GET"),
     ("/v1/destroy/{path}", "POST"),
@@ -18,6 +18,8 @@ const ROUTES: [(&str, &str); 20] = [
     ("/v1/metrics", "GET"),
     ("/v1/openapi.json", "GET"),
     ("/v1/policies", "GET"),
+    ("/v1/policies/reload", "POST"),
+    ("/v1/policies/status", "GET"),
     ("/v1/policies/{name}", "GET"),
     ("/v1/restore/{path}", "POST"),
     ("/v1/rollback/{path}", "POST"),

@@ -15,7 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::CommandResult;
 use crate::{
     domain::Clock,
-    policy::{Policies, componentize},
+    policy::{Policies, componentize, work},
     server::SystemClock,
 };
 
@@ -45,6 +45,9 @@ enum Command {
     Build(build::BuildArgs),
     /// Show what a module is, what it can see, and whether a server would take it. Exit code 1: it would not.
     Inspect(inspect::InspectArgs),
+    /// Compile one module for a server that asks for it; not for people.
+    #[command(hide = true)]
+    CompileWorker,
     /// Make a component of a core module, as a Rust or C guest's build leaves it.
     Componentize {
         /// The core module.
@@ -72,6 +75,10 @@ pub fn run(args: PolicyArgs) -> CommandResult {
         Command::New(args) => new::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::CompileWorker => {
+            work()?;
+            Ok(0)
+        }
         Command::Componentize { module, output } => {
             fs::write(output, componentize(&fs::read(module)?)?)?;
             Ok(0)
