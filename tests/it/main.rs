@@ -18,6 +18,7 @@ mod child;
 mod cli;
 mod combining;
 mod faults;
+mod guest_languages;
 mod guests;
 mod hostile_policies;
 mod identity;

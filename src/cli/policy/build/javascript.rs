@@ -13,8 +13,11 @@ const ADVICE: &str = "Install Node.js 18 or newer with npm: https://nodejs.org, 
 pub fn build(folder: &Folder) -> Result<Vec<u8>, String> {
     let source = source(folder)?;
     if !folder.has(TOOL) {
-        let install = if folder.has("package-lock.json") { "ci" } else { "install" };
-        finish(folder.command("npm").args([install, "--no-audit", "--no-fund"]), ADVICE)?;
+        let mut install = folder.command("npm");
+        install.args(["install", "--no-audit", "--no-fund"]);
+        // Not `npm ci`: a lock file may lack the optional packages of other platforms, and it gives up on those.
+        install.args(folder.has("package-lock.json").then_some("--no-save"));
+        finish(&mut install, ADVICE)?;
     }
     if !folder.has(TOOL) {
         let wanted = "npm install --save-dev --save-exact @bytecodealliance/componentize-js";
