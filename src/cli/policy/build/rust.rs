@@ -2,9 +2,9 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -30,7 +30,7 @@ pub fn build(folder: &Folder) -> Result<Vec<u8>, String> {
         return Err(format!("{} failed, {}: {hint}", shown(&command), output.status));
     }
     let module = module(&String::from_utf8_lossy(&output.stdout)).ok_or(NO_MODULE)?;
-    let core_module = fs::read(&module).map_err(|error| format!("{module}: {error}"))?;
+    let core_module = fs::read(&module).map_err(|error| format!("{}: {error}", module.display()))?;
     componentize(&core_module)
 }
 
@@ -46,11 +46,11 @@ fn lacks_target() -> bool {
 #[derive(Deserialize)]
 struct Message {
     #[serde(default)]
-    filenames: Vec<String>,
+    filenames: Vec<PathBuf>,
 }
 
 /// The policy's own crate is built last.
-fn module(report: &str) -> Option<String> {
+fn module(report: &str) -> Option<PathBuf> {
     let messages = report.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    messages.flat_map(|message| message.filenames).filter(|file| file.ends_with(".wasm")).last()
+    messages.flat_map(|message| message.filenames).rfind(|file| file.extension() == Some(OsStr::new("wasm")))
 }
