@@ -56,8 +56,8 @@ def has_fresh_mfa() -> bool:
 def may_change(groups: list[str]) -> bool:
     """A tag `owner:user:ada` or `owner:payments` names who may change the secret. Without one it has no owners."""
     owners = [tag.removeprefix("owner:") for tag in secret.tags() if tag.startswith("owner:")]
-    id = principal.id()
-    return not owners or any(owner == id or owner in groups for owner in owners)
+    theirs = [principal.id(), *groups]
+    return not owners or any(owner in theirs for owner in owners)
 
 
 def deny(reason: str, message: str, rule: str) -> Decision:
@@ -68,7 +68,7 @@ def decision(
     effect: Effect,
     reason: str,
     message: str | None = None,
-    rules: list[str] = [],
-    obligations: list[Obligation] = [],
+    rules: list[str] | None = None,
+    obligations: list[Obligation] | None = None,
 ) -> Decision:
-    return Decision(effect, reason, message, rules, obligations)
+    return Decision(effect, reason, message, rules or [], obligations or [])

@@ -24,8 +24,8 @@ class WitWorld(wit_world.WitWorld):
         return answer(Effect.ABSTAIN, "no_rule")
 
 
-def answer(effect: Effect, reason: str, rules: list[str] = []) -> Decision:
-    return Decision(effect=effect, reason=reason, message=None, rules=rules, obligations=[])
+def answer(effect: Effect, reason: str, rules: list[str] | None = None) -> Decision:
+    return Decision(effect=effect, reason=reason, message=None, rules=rules or [], obligations=[])
 
 
 def parse(text: str) -> dict[str, str]:

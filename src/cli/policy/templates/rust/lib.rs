@@ -20,11 +20,15 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 impl Guest for Policy {
     fn configure(settings: String) -> Result<(), Vec<String>> {
         let settings = parse(&settings)?;
-        SETTINGS.set(settings).map_err(|_| vec!["there are settings already".to_owned()])
+        SETTINGS
+            .set(settings)
+            .map_err(|_| vec!["there are settings already".to_owned()])
     }
 
     fn evaluate(_action: String, path: String) -> Decision {
-        let Some(settings) = SETTINGS.get() else { return answer(Effect::Deny, "not_configured", &[]) };
+        let Some(settings) = SETTINGS.get() else {
+            return answer(Effect::Deny, "not_configured", &[]);
+        };
         if !path.starts_with(&settings.prefix) {
             return answer(Effect::Abstain, "no_rule", &[]);
         }
@@ -50,7 +54,10 @@ fn answer(effect: Effect, reason: &str, rules: &[&str]) -> Decision {
 
 /// Reads the settings, or says all that is wrong with them.
 fn parse(text: &str) -> Result<Settings, Vec<String>> {
-    let mut settings = Settings { group: String::new(), prefix: String::new() };
+    let mut settings = Settings {
+        group: String::new(),
+        prefix: String::new(),
+    };
     let mut problems = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -69,5 +76,9 @@ fn parse(text: &str) -> Result<Settings, Vec<String>> {
             problems.push(format!("`{key}` is missing"));
         }
     }
-    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(settings)
+    } else {
+        Err(problems)
+    }
 }
