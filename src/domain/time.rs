@@ -81,6 +81,14 @@ impl FromStr for Timestamp {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let wanted = "an instant as RFC 3339 writes it is wanted, such as 2026-03-02T09:00:00Z";
+        text.parse().map_err(|_| serde::de::Error::custom(wanted))
+    }
+}
+
 /// 100 years, in milliseconds: beyond that a limit is a mistake, and no instant can overflow.
 const LONGEST: u64 = 100 * 365 * 86_400_000;
 

@@ -117,6 +117,9 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };
     let reads_policies = |handlers| gated(&app, Scope::PoliciesRead, Category::PolicyOps, handlers);
     let reload = gated(&app, Scope::PoliciesWrite, Category::PolicyOps, post(policies::reload));
+    let test_policies = gated(&app, Scope::PoliciesRead, Category::PolicyTest, post(policies::test));
+    // A policy may have that name.
+    let test_policies = test_policies.merge(reads_policies(get(policies::describe_test)));
     let versions = gated(&app, Scope::SecretsList, Category::List, get(secrets::versions));
     let destroy = gated(&app, Scope::SecretsDelete, Category::Delete, post(secrets::destroy));
     let restore = gated(&app, Scope::SecretsWrite, Category::Write, post(secrets::restore));
@@ -141,6 +144,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/policies", reads_policies(get(policies::list)))
         .route("/v1/policies/status", reads_policies(get(policies::status)))
         .route("/v1/policies/reload", reload)
+        .route("/v1/policies/test", test_policies)
         .route("/v1/policies/{name}", reads_policies(get(policies::describe_one)))
         .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
         .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))

@@ -21,8 +21,8 @@ use super::{audit, batch, policies, secrets, system};
     paths(
         secrets::read, secrets::put, secrets::delete, secrets::list, secrets::restore, secrets::metadata,
         secrets::patch_metadata, secrets::versions, secrets::rollback, secrets::destroy, batch::read, batch::metadata,
-        audit::logs, system::whoami, policies::list, policies::describe_one,
-        policies::status, policies::reload, system::health, system::ready,
+        audit::logs, system::whoami, policies::list, policies::describe_one, policies::status, policies::reload,
+        policies::test, system::health, system::ready,
         system::version, system::metrics, document
     ),
     modifiers(&Bearer),

@@ -1,23 +1,31 @@
 //! The policies in force.
 
 use axum::{
-    extract::{Path, State},
+    extract::{Path, Request, State},
     response::Response,
 };
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::{
     App,
     error::{ApiError, ErrorEnvelope},
     frame::{Caller, NoQuery},
-    json::reply,
+    json::{JsonBody, maybe_object, object, reply},
 };
 use crate::{
     domain::Timestamp,
-    policy::{Module, Outcome, Report, Trigger},
+    policy::{
+        ContextFacts, Explanation, Module, PolicySet, PrincipalFacts, Problem, ReloadOutcome, Report, Scenario,
+        SecretFacts, Session, Trigger,
+    },
 };
+
+/// Largest body of a dry run.
+const MAX_TEST_BYTES: usize = 128 * 1024;
+/// What a second factor's method is called (RFC 8176).
+const SECOND_FACTOR: &str = "mfa";
 
 /// A policy module in force.
 #[derive(Serialize, ToSchema)]
@@ -137,7 +145,7 @@ pub async fn status(State(app): State<App>, _: Caller, _: NoQuery) -> Response {
     responses((status = 200, body = ReloadBody), (status = "4XX", body = ErrorEnvelope)))]
 pub async fn reload(State(app): State<App>, caller: Caller, _: NoQuery) -> Result<Response, ApiError> {
     let report = app.vault.reload_policies(Trigger::Request, Some(&caller.vault)).await?;
-    if report.outcome == Outcome::Rejected {
+    if report.outcome == ReloadOutcome::Rejected {
         let message = "The policy directory is refused: the old policies serve on";
         let details = json!({ "generation": report.generation, "errors": report.problems });
         return Err(ApiError { recorded: true, ..ApiError::new("policy_rejected", message).with_details(details) });
@@ -164,7 +172,15 @@ pub async fn describe_one(
     _: NoQuery,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    let set = app.vault.policies().current();
+    describe_named(&app.vault.policies().current(), &name)
+}
+
+/// As [`describe_one`], of a policy that is named as the dry run is.
+pub async fn describe_test(State(app): State<App>, _: Caller, _: NoQuery) -> Result<Response, ApiError> {
+    describe_named(&app.vault.policies().current(), "test")
+}
+
+fn describe_named(set: &PolicySet, name: &str) -> Result<Response, ApiError> {
     let module = set.modules.iter().find(|module| module.reference.name == name);
     let module = module.ok_or_else(|| ApiError::new("policy_not_found", "No policy of this name is in force"))?;
     Ok(reply(&describe(module, set.generation, set.loaded_at)))
@@ -191,4 +207,137 @@ fn describe(module: &Module, generation: u64, loaded_at: Timestamp) -> PolicyBod
         p50_us: micros(0.5),
         p99_us: micros(0.99),
     }
+}
+
+/// A decision to be tried.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestBody {
+    /// Who would ask. Their tenant is the caller's.
+    #[serde(deserialize_with = "object")]
+    identity: TestIdentity,
+    /// `read`, `write`, `delete`, `list` or `admin`.
+    action: String,
+    /// The path.
+    path: String,
+    /// From where and when they would ask.
+    #[serde(default, deserialize_with = "object")]
+    context: TestContext,
+    /// What would be there: `exists`, `secret_type`, `version`, `owner`, `tags`, `custom`, `created_by`, `created_at`,
+    /// `updated_at`, `expires_at`. A secret without tags or owner where absent, none at all where `null`; the store is
+    /// not asked.
+    #[serde(default = "some_secret", deserialize_with = "maybe_object")]
+    #[schema(value_type = Option<Object>)]
+    secret: Option<SecretFacts>,
+    /// Names of the top-level fields that would be written.
+    #[serde(default)]
+    written_fields: Vec<String>,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the default of a field that may be null")]
+fn some_secret() -> Option<SecretFacts> {
+    Some(SecretFacts::default())
+}
+
+/// Who would ask.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestIdentity {
+    /// `user:…` or `sa:…`.
+    id: String,
+    /// Their groups.
+    #[serde(default)]
+    groups: Vec<String>,
+    /// What their token would allow. Policies may ask for it; the dry run itself does not.
+    #[serde(default)]
+    scopes: Vec<String>,
+    /// The claims of their token; `sub` is their id where absent.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    claims: Map<String, Value>,
+    /// When they would have authenticated.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    authenticated_at: Option<Timestamp>,
+    /// How (RFC 8176), such as `pwd` and `otp`.
+    #[serde(default)]
+    authentication_methods: Vec<String>,
+}
+
+/// From where and when they would ask.
+#[derive(Deserialize, ToSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct TestContext {
+    /// Their address.
+    #[schema(value_type = Option<String>)]
+    source_ip: Option<std::net::IpAddr>,
+    /// A second factor was verified just then: `mfa` is among the methods, and `authenticated_at` is `time`.
+    mfa: bool,
+    /// When; now where absent.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    time: Option<Timestamp>,
+}
+
+/// A decision that was tried.
+#[derive(Serialize, ToSchema)]
+pub struct TestAnswer {
+    /// The decision; each module's own answer, reason, rules, obligations, inputs, notes and time; how they combined.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    explanation: Explanation,
+    /// The generation of policies that decided.
+    generation: u64,
+}
+
+/// Tries a decision. Nothing is accessed, nothing is recorded, and the modules' counters do not count it.
+#[utoipa::path(post, path = "/v1/policies/test", tag = "policies", operation_id = "test_policies",
+    request_body = TestBody, responses((status = 200, body = TestAnswer), (status = "4XX", body = ErrorEnvelope),
+        (status = "5XX", body = ErrorEnvelope)))]
+pub async fn test(caller: Caller, _: NoQuery, request: Request) -> Result<Response, ApiError> {
+    let body: TestBody = JsonBody::read(request, MAX_TEST_BYTES).await?.parse()?;
+    let scenario = body.scenario(&caller);
+    let (inquiry, subject, action) = scenario.pose(caller.vault.context.now).map_err(|problems| refusal(&problems))?;
+    let set = &caller.vault.policies;
+    let explanation = Session::dry(set, inquiry).explain(action, &subject);
+    Ok(reply(&TestAnswer { explanation, generation: set.generation }))
+}
+
+impl TestBody {
+    fn scenario(self, caller: &Caller) -> Scenario {
+        let TestContext { source_ip, mfa, time } = self.context;
+        let now = time.unwrap_or(caller.vault.context.now);
+        let mut principal = PrincipalFacts {
+            id: self.identity.id,
+            tenant: caller.vault.principal.tenant.to_string(),
+            groups: self.identity.groups,
+            scopes: self.identity.scopes,
+            claims: self.identity.claims,
+            authenticated_at: self.identity.authenticated_at,
+            authentication_methods: self.identity.authentication_methods,
+        };
+        if mfa {
+            principal.authenticated_at = Some(now);
+            if !principal.authentication_methods.iter().any(|method| method == SECOND_FACTOR) {
+                principal.authentication_methods.push(SECOND_FACTOR.to_owned());
+            }
+        }
+        Scenario {
+            action: self.action,
+            path: self.path,
+            principal,
+            context: ContextFacts { now: Some(now), source_ip },
+            secret: self.secret.unwrap_or_else(SecretFacts::absent),
+            written_fields: self.written_fields,
+        }
+    }
+}
+
+/// Names the fields as the body does.
+fn refusal(problems: &[Problem]) -> ApiError {
+    if let Some(problem) = problems.iter().find(|problem| problem.field == "path") {
+        return ApiError::new("invalid_path", format!("This is no secret path: {}", problem.wanted));
+    }
+    let field = |problem: &Problem| problem.field.replacen("principal.", "identity.", 1);
+    let lines: Vec<_> = problems.iter().map(|problem| format!("{}: {}", field(problem), problem.wanted)).collect();
+    let fields: Map<_, _> = problems.iter().map(|problem| (field(problem), problem.wanted.into())).collect();
+    ApiError::new("validation_error", lines.join("; ")).with_details(json!({ "fields": fields }))
 }

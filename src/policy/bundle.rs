@@ -108,7 +108,12 @@ fn root(directory: &Path) -> PathBuf {
     fs::canonicalize(directory.join(KUBERNETES_DATA)).unwrap_or_else(|_| directory.to_owned())
 }
 
-fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+/// Reads a file of at most so many bytes.
+///
+/// # Errors
+///
+/// Where it cannot be read, or is longer.
+pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let length = fs::metadata(path)?.len();
     if usize::try_from(length).is_ok_and(|length| length <= most) {
         return fs::read(path);

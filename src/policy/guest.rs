@@ -166,8 +166,13 @@ impl Guest {
         if !fits(&decision) {
             return Err(Failure::Output);
         }
-        let (inputs, notes) = self.store.data_mut().take_findings();
+        let (inputs, notes) = self.take_findings();
         Ok(Answer { decision, inputs, notes })
+    }
+
+    /// What it asked about the secret at hand, and what it noted: all that is left where it failed.
+    pub fn take_findings(&mut self) -> (Vec<InputRead>, Vec<String>) {
+        self.store.data_mut().take_findings()
     }
 
     /// What it asked about the request.

@@ -26,7 +26,7 @@ const ARGUMENT_BYTES: usize = 512;
 pub struct TooManyQuestions;
 
 /// The request that all paths share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Inquiry {
     /// Who asks.
     pub identity: Arc<Identity>,

@@ -158,6 +158,16 @@ fn config(pooled: bool) -> Config {
             .max_memory_size(MOST_MEMORY)
             .table_elements(TABLE_ELEMENTS)
             .max_unused_warm_slots(guests);
+        let env = |n: &str| std::env::var(n).ok().and_then(|v| v.parse::<usize>().ok());
+        if let Some(n) = env("PC_RES") {
+            pool.linear_memory_keep_resident(n);
+        }
+        if let Some(n) = env("PC_TAB") {
+            pool.table_keep_resident(n);
+        }
+        if env("PC_MAP").is_some() {
+            pool.pagemap_scan(wasmtime::Enabled::Auto);
+        }
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
     config

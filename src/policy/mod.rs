@@ -8,17 +8,23 @@ mod bundle;
 mod cache;
 mod compiler;
 mod description;
+mod explanation;
 mod guest;
 mod host;
 mod kept;
 mod limits;
 mod manifest;
+mod measure;
 mod reload;
+mod replay;
+mod scenario;
 mod sealed;
 mod session;
 mod set;
 mod snapshot;
 mod stats;
+mod trial;
+mod vectors;
 mod watch;
 
 use std::{
@@ -35,13 +41,18 @@ use zeroize::Zeroizing;
 
 pub use compiler::{Bounds, Compiler, THIS_PROGRAM, work};
 pub use description::{Description, ModuleKind, describe};
+pub use explanation::{Dissent, Explanation, JoinedFields};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
 pub use manifest::{Mode, is_name as is_policy_name};
-pub use reload::{Candidate, Finding, Outcome, RELOAD_OUTCOMES, Reload, Report, Trigger};
-pub use session::{Opinion, Session};
+pub use measure::Timing;
+pub use reload::{Candidate, Finding, RELOAD_OUTCOMES, Reload, ReloadOutcome, Report, Trigger};
+pub use replay::{Access, Flip, Judgement, Outcome, PastEvent, Turn, Unjudged};
+pub use scenario::{ContextFacts, PrincipalFacts, Problem, Scenario, SecretFacts};
+pub use session::{Duty, Opinion, Session};
 pub use set::{Module, PolicySet};
 pub use stats::{OUTCOMES, Stats};
+pub use trial::{Trial, try_directory, try_module};
 pub use watch::Watch;
 
 use crate::domain::Timestamp;
@@ -109,7 +120,7 @@ impl Policies {
         if first.modules.is_empty() {
             tracing::warn!(directory = %directory.display(), "no policies are in force: EVERY ACCESS IS DENIED");
         }
-        let outcome = if problems.is_empty() { Outcome::Loaded } else { Outcome::Rejected };
+        let outcome = if problems.is_empty() { ReloadOutcome::Loaded } else { ReloadOutcome::Rejected };
         let (generation, took) = (first.generation, began.elapsed());
         let first = Arc::new(first);
         let policies = Self {
@@ -122,7 +133,7 @@ impl Policies {
             last: Mutex::new(Report { at: now, trigger: Trigger::Start, outcome, problems, generation, took }),
             reloads: Default::default(),
         };
-        if outcome == Outcome::Loaded && bundle.manifest.is_some() {
+        if outcome == ReloadOutcome::Loaded && bundle.manifest.is_some() {
             policies.keep(generation, &bundle);
         }
         Ok(policies)
@@ -156,7 +167,7 @@ impl Policies {
     }
 
     /// How often reloads ended so, since the start.
-    pub fn reloads(&self) -> impl Iterator<Item = (Outcome, u64)> {
+    pub fn reloads(&self) -> impl Iterator<Item = (ReloadOutcome, u64)> {
         RELOAD_OUTCOMES.into_iter().zip(self.reloads.iter().map(|count| count.load(Relaxed)))
     }
 
@@ -188,7 +199,7 @@ impl Policies {
         trigger: Trigger,
         at: Timestamp,
         began: Instant,
-        outcome: Outcome,
+        outcome: ReloadOutcome,
         problems: Vec<String>,
     ) -> Report {
         let generation = self.current.load().generation;

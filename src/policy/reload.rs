@@ -43,7 +43,7 @@ impl Trigger {
 
 /// How a reload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReloadOutcome {
     /// A new generation is in force.
     Loaded,
     /// The directory holds what is in force already.
@@ -55,9 +55,10 @@ pub enum Outcome {
 }
 
 /// All outcomes, in the order of their numbers.
-pub const RELOAD_OUTCOMES: [Outcome; 4] = [Outcome::Loaded, Outcome::Unchanged, Outcome::Rejected, Outcome::Unrecorded];
+pub const RELOAD_OUTCOMES: [ReloadOutcome; 4] =
+    [ReloadOutcome::Loaded, ReloadOutcome::Unchanged, ReloadOutcome::Rejected, ReloadOutcome::Unrecorded];
 
-impl Outcome {
+impl ReloadOutcome {
     /// The word used in logs, metrics and answers.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -84,7 +85,7 @@ pub struct Report {
     /// What set it off.
     pub trigger: Trigger,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: ReloadOutcome,
     /// Everything that is wrong with the directory.
     pub problems: Vec<String>,
     /// The generation in force afterwards.
@@ -146,10 +147,10 @@ impl Reload {
                 self.policies.install(Arc::new(set));
                 let policies = Arc::clone(&self.policies);
                 tokio::task::spawn_blocking(move || policies.keep(generation, &bundle)).await.ok();
-                (Outcome::Loaded, Vec::new())
+                (ReloadOutcome::Loaded, Vec::new())
             }
-            Finding::Unchanged => (Outcome::Unchanged, Vec::new()),
-            Finding::Rejected(problems) => (Outcome::Rejected, problems),
+            Finding::Unchanged => (ReloadOutcome::Unchanged, Vec::new()),
+            Finding::Rejected(problems) => (ReloadOutcome::Rejected, problems),
         };
         self.policies.report(self.trigger, self.at, self.began, outcome, problems)
     }
@@ -157,7 +158,7 @@ impl Reload {
     /// Leaves what is in force as it is, since the reload could not be put on record.
     #[must_use]
     pub fn abandon(self) -> Report {
-        self.policies.report(self.trigger, self.at, self.began, Outcome::Unrecorded, Vec::new())
+        self.policies.report(self.trigger, self.at, self.began, ReloadOutcome::Unrecorded, Vec::new())
     }
 }
 

@@ -1,13 +1,19 @@
 //! One request's questions: an instance of each module, the answers combined. The only road of a decision.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     PolicySet,
+    explanation::Explanation,
     guest::{Answer, Failure, Guest},
-    host::{Effect, Inquiry, Obligation, Subject},
+    host::{Effect, GuestDecision, Inquiry, Obligation, Subject},
     manifest::Mode,
     set::Module,
 };
@@ -23,6 +29,8 @@ pub struct Session<'s> {
     set: &'s PolicySet,
     inquiry: Arc<Inquiry>,
     slots: Vec<Slot>,
+    /// Whether the modules' counters count it.
+    counted: bool,
 }
 
 /// A module's instance in this request.
@@ -49,19 +57,46 @@ pub struct Opinion {
     pub message: Option<String>,
     /// The names of the rules that decided.
     pub rules: Vec<String>,
-    /// Duties, as `kind(args)`.
-    pub obligations: Vec<String>,
+    /// Duties.
+    pub obligations: Vec<Duty>,
+    /// What it asked, with the answers: about the secret, and about the request what it had not asked before.
+    pub inputs: BTreeMap<String, Value>,
     /// What it noted.
     pub notes: Vec<String>,
     /// Time in the guest, in microseconds.
     pub micros: u64,
 }
 
+/// A duty that a module attaches to its answer.
+#[derive(Debug, Serialize)]
+pub struct Duty {
+    /// Such as `only-fields`.
+    pub kind: String,
+    /// Such as the fields.
+    pub args: Vec<String>,
+    /// Whether a vault that does not know it must deny.
+    pub critical: bool,
+}
+
+/// One module's answer to one question, and what there was beside it.
+struct Heard {
+    answer: Result<GuestDecision, Failure>,
+    inputs: Vec<InputRead>,
+    notes: Vec<String>,
+    took: Duration,
+}
+
 impl<'s> Session<'s> {
     /// Begins. Instances are made when first needed.
-    pub(super) fn new(set: &'s PolicySet, inquiry: Inquiry) -> Self {
+    pub(super) fn new(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         let slots = set.modules.iter().map(|_| Slot::default()).collect();
-        Self { set, inquiry: Arc::new(inquiry), slots }
+        Self { set, inquiry: inquiry.into(), slots, counted: true }
+    }
+
+    /// Begins the questions of a dry run: decided as in earnest, counted and logged nowhere.
+    #[must_use]
+    pub fn dry(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
+        Self { counted: false, ..Self::new(set, inquiry) }
     }
 
     /// May the principal do this with that path? One call of each module in force for it.
@@ -69,11 +104,11 @@ impl<'s> Session<'s> {
         self.consider(action, subject, &mut |_| ())
     }
 
-    /// As [`Session::decide`], with what every module said.
-    pub fn explain(&mut self, action: Action, subject: &Subject) -> (Decision, Vec<Opinion>) {
+    /// As [`Session::decide`], told in full.
+    pub fn explain(&mut self, action: Action, subject: &Subject) -> Explanation {
         let mut opinions = Vec::new();
         let decision = self.consider(action, subject, &mut |opinion| opinions.push(opinion()));
-        (decision, opinions)
+        Explanation::new(decision, opinions, self.request_inputs())
     }
 
     /// What the modules asked about the request itself, all paths together.
@@ -81,8 +116,7 @@ impl<'s> Session<'s> {
     pub fn request_inputs(&self) -> Vec<InputRead> {
         let mut inputs: Vec<InputRead> = Vec::new();
         for slot in &self.slots {
-            let of_guest = slot.guest.as_ref().map_or(&[][..], Guest::request_inputs);
-            for input in slot.request_inputs.iter().chain(of_guest) {
+            for input in slot.request_inputs() {
                 if !inputs.iter().any(|known| known.name == input.name) {
                     inputs.push(input.clone());
                 }
@@ -104,21 +138,28 @@ impl<'s> Session<'s> {
             if !module.applies(action, &subject.path) || (enforced && combination.is_closed()) {
                 continue;
             }
-            let (answer, took) = slot.ask(module, &self.inquiry, action, subject);
-            observe(&|| opinion(module, &answer, took));
+            let known = slot.request_inputs().count();
+            let heard = slot.ask(module, &self.inquiry, action, subject);
+            if self.counted {
+                module.stats.called(outcome_of(&heard.answer), heard.took);
+            }
+            observe(&|| opinion(module, &heard, slot.request_inputs().skip(known)));
             if enforced {
-                combination.add(module, answer);
+                combination.add(module, heard);
             } else {
-                shadows.push((module, stance(answer)));
+                shadows.push((module, stance(heard.answer)));
             }
         }
         let mut decision = combination.conclude(action);
         let allowed = matches!(decision.verdict, Verdict::Allow(_));
         for (module, effect) in shadows {
             if effect != Effect::Abstain && (effect == Effect::Allow) != allowed {
-                module.stats.disagreed();
                 let would = if allowed { "deny" } else { "allow" };
-                tracing::info!(policy = module.reference.name, path = %subject.path, would, "a shadow policy disagrees");
+                if self.counted {
+                    module.stats.disagreed();
+                    let policy = &module.reference.name;
+                    tracing::info!(policy, path = %subject.path, would, "a shadow policy disagrees");
+                }
                 decision.dissent.push((Arc::clone(&module.reference), would));
             }
         }
@@ -127,24 +168,30 @@ impl<'s> Session<'s> {
 }
 
 impl Slot {
-    fn ask(
-        &mut self,
-        module: &Module,
-        inquiry: &Arc<Inquiry>,
-        action: Action,
-        subject: &Subject,
-    ) -> (Result<Answer, Failure>, std::time::Duration) {
+    /// What this module asked about the request so far, in that order.
+    fn request_inputs(&self) -> impl Iterator<Item = &InputRead> {
+        self.request_inputs.iter().chain(self.guest.as_ref().map_or(&[][..], Guest::request_inputs))
+    }
+
+    fn ask(&mut self, module: &Module, inquiry: &Arc<Inquiry>, action: Action, subject: &Subject) -> Heard {
         let start = Instant::now();
         let answer = self.answer(module, inquiry, action, subject);
         let took = start.elapsed();
-        if answer.is_err() {
-            self.failures += 1;
-            if let Some(guest) = self.guest.take() {
-                self.request_inputs.extend_from_slice(guest.request_inputs());
+        match answer {
+            Ok(Answer { decision, inputs, notes }) => Heard { answer: Ok(decision), inputs, notes, took },
+            Err(failure) => {
+                self.failures += 1;
+                let (inputs, notes) = self.bury();
+                Heard { answer: Err(failure), inputs, notes, took }
             }
         }
-        module.stats.called(outcome_of(&answer), took);
-        (answer, took)
+    }
+
+    /// Lets go of an instance that failed. What it asked and noted before stays.
+    fn bury(&mut self) -> (Vec<InputRead>, Vec<String>) {
+        let Some(mut guest) = self.guest.take() else { return Default::default() };
+        self.request_inputs.extend_from_slice(guest.request_inputs());
+        guest.take_findings()
     }
 
     fn answer(
@@ -180,9 +227,10 @@ impl Combination {
         self.denied.is_some()
     }
 
-    fn add(&mut self, module: &Module, answer: Result<Answer, Failure>) {
-        let answer = match answer {
-            Ok(answer) => answer,
+    fn add(&mut self, module: &Module, heard: Heard) {
+        self.inputs.extend(heard.inputs);
+        let decision = match heard.answer {
+            Ok(decision) => decision,
             Err(failure) => {
                 let message = "A policy could not decide; what cannot be decided is denied".to_owned();
                 let denial =
@@ -190,8 +238,6 @@ impl Combination {
                 return self.deny(module, denial, failure.as_str().to_owned(), Vec::new());
             }
         };
-        self.inputs.extend(answer.inputs);
-        let decision = answer.decision;
         match decision.effect {
             Effect::Abstain => (),
             Effect::Deny => {
@@ -264,36 +310,44 @@ fn oblige(filter: &mut FieldFilter, obligations: Vec<Obligation>) -> Result<(), 
 }
 
 /// What would follow from a shadow module's answer: a failure or an unknown critical duty is a denial.
-fn stance(answer: Result<Answer, Failure>) -> Effect {
-    let Ok(Answer { decision, .. }) = answer else { return Effect::Deny };
+fn stance(answer: Result<GuestDecision, Failure>) -> Effect {
+    let Ok(decision) = answer else { return Effect::Deny };
     let refused =
         decision.effect == Effect::Allow && oblige(&mut FieldFilter::default(), decision.obligations).is_err();
     if refused { Effect::Deny } else { decision.effect }
 }
 
-fn outcome_of(answer: &Result<Answer, Failure>) -> &'static str {
+fn outcome_of(answer: &Result<GuestDecision, Failure>) -> &'static str {
     match answer {
-        Ok(answer) => match answer.decision.effect {
-            Effect::Allow => "allow",
-            Effect::Deny => "deny",
-            Effect::Abstain => "abstain",
-        },
+        Ok(decision) => word_of(decision.effect),
         Err(failure) => failure.as_str(),
     }
 }
 
-fn opinion(module: &Module, answer: &Result<Answer, Failure>, took: std::time::Duration) -> Opinion {
-    let decision = answer.as_ref().ok().map(|answer| &answer.decision);
+/// The contract's word for an answer.
+pub(super) const fn word_of(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Allow => "allow",
+        Effect::Deny => "deny",
+        Effect::Abstain => "abstain",
+    }
+}
+
+fn opinion<'i>(module: &Module, heard: &'i Heard, about_request: impl Iterator<Item = &'i InputRead>) -> Opinion {
+    let decision = heard.answer.as_ref().ok();
     let duties = decision.map_or(&[][..], |decision| &decision.obligations);
+    let duty = |duty: &Obligation| Duty { kind: duty.kind.clone(), args: duty.args.clone(), critical: duty.critical };
+    let inputs = about_request.chain(&heard.inputs);
     Opinion {
         module: module.reference.name.clone(),
         mode: module.mode.as_str(),
-        outcome: outcome_of(answer),
+        outcome: outcome_of(&heard.answer),
         reason: decision.map(|decision| decision.reason.clone()).unwrap_or_default(),
         message: decision.and_then(|decision| decision.message.clone()),
         rules: decision.map(|decision| decision.rules.clone()).unwrap_or_default(),
-        obligations: duties.iter().map(|duty| format!("{}({})", duty.kind, duty.args.join(", "))).collect(),
-        notes: answer.as_ref().map(|answer| answer.notes.clone()).unwrap_or_default(),
-        micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        obligations: duties.iter().map(duty).collect(),
+        inputs: inputs.map(|input| (input.name.to_string(), input.value.clone())).collect(),
+        notes: heard.notes.clone(),
+        micros: u64::try_from(heard.took.as_micros()).unwrap_or(u64::MAX),
     }
 }

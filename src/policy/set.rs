@@ -14,6 +14,7 @@ use super::{
     manifest::{Entry, Mode},
     session::Session,
     stats::Stats,
+    vectors::Suite,
 };
 use crate::domain::{Action, ModuleRef, PathPattern, SecretPath, Timestamp, hex};
 
@@ -90,6 +91,19 @@ impl PolicySet {
 
 impl Module {
     fn load(loader: &Loader, bundle: &Bundle, entry: &Entry) -> Result<Self, Unfit> {
+        let module = Self::prepare(loader, bundle, entry)?;
+        match suite(bundle, entry)?.map(|(file, suite)| (file, suite.run(&module.template))) {
+            Some((file, failures)) if !failures.is_empty() => {
+                let lines = failures.iter().map(|failure| format!("{file}: {failure}"));
+                let advice = format!("{file}: it says what must stay so; change it too, where the change is meant");
+                Err(Unfit(lines.chain([advice]).collect()))
+            }
+            _ => Ok(module),
+        }
+    }
+
+    /// Everything that a load does, but for the module's own vectors.
+    pub(super) fn prepare(loader: &Loader, bundle: &Bundle, entry: &Entry) -> Result<Self, Unfit> {
         let module = bundle.file(&entry.module).map_err(Unfit::from)?;
         let digest = pinned(&entry.module, &module, entry.sha256.as_ref())?;
         let settings = match &entry.settings {
@@ -122,6 +136,16 @@ impl Module {
             entry: entry.clone(),
         })
     }
+}
+
+/// A module's test vectors with the name of their file, where it has any.
+pub(super) fn suite(bundle: &Bundle, entry: &Entry) -> Result<Option<(String, Suite)>, Unfit> {
+    let Some((name, file)) = bundle.vectors(entry) else { return Ok(None) };
+    let blame = |problem: String| format!("{name}: {problem}");
+    let file = file.map_err(Unfit::from)?;
+    let text = std::str::from_utf8(&file).map_err(|_| Unfit::from(blame("it is not UTF-8".to_owned())))?;
+    let suite = Suite::parse(text).map_err(|problems| Unfit(problems.into_iter().map(blame).collect()))?;
+    Ok(Some((name, suite)))
 }
 
 /// The digest of a file, once it is known to be the one that the manifest pins.

@@ -6,7 +6,7 @@ use super::{Caller, Fault, Vault};
 use crate::{
     audit::{self, Entry, Event},
     domain::{RequestContext, request_id},
-    policy::{Finding, Outcome, PolicySet, Report, Trigger},
+    policy::{Finding, PolicySet, ReloadOutcome, Report, Trigger},
 };
 
 /// The audit's word for a change of policies.
@@ -109,9 +109,9 @@ fn tell(report: &Report) {
     let Report { trigger, outcome, generation, problems, took, .. } = report;
     let (trigger, took) = (trigger.as_str(), took.as_millis());
     match outcome {
-        Outcome::Loaded => tracing::info!(trigger, generation, took_ms = took, "new policies are in force"),
-        Outcome::Unchanged => tracing::info!(trigger, generation, "the policies are unchanged"),
-        Outcome::Rejected => {
+        ReloadOutcome::Loaded => tracing::info!(trigger, generation, took_ms = took, "new policies are in force"),
+        ReloadOutcome::Unchanged => tracing::info!(trigger, generation, "the policies are unchanged"),
+        ReloadOutcome::Rejected => {
             tracing::error!(
                 trigger,
                 generation,
@@ -119,7 +119,7 @@ fn tell(report: &Report) {
                 "the policy directory is refused: the old policies serve on"
             );
         }
-        Outcome::Unrecorded => {
+        ReloadOutcome::Unrecorded => {
             tracing::error!(trigger, generation, "new policies are not taken: the audit log cannot be written");
         }
     }

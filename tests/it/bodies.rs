@@ -15,7 +15,7 @@ const SECRET: &str = "team/app/key";
 const CANARY: &str = "c4n4ry-hunter2";
 
 /// Every route with a body, and a body that it takes.
-const ROUTES: [(&str, &str, &str); 6] = [
+const ROUTES: [(&str, &str, &str); 7] = [
     (
         "PUT",
         "/v1/secrets/team/app/key",
@@ -38,11 +38,16 @@ const ROUTES: [(&str, &str, &str); 6] = [
         "/v1/secrets/batch/metadata",
         r#"{"paths":["team/*"],"expand_wildcards":true,"options":{"limit":5,"cursor":"c"}}"#,
     ),
+    (
+        "POST",
+        "/v1/policies/test",
+        r#"{"identity":{"id":"user:u","groups":["g"],"scopes":["admin"],"claims":{"k":1},"authenticated_at":"2026-01-01T00:00:00Z","authentication_methods":["pwd"]},"action":"read","path":"team/app/key","context":{"source_ip":"10.0.0.1","mfa":true,"time":"2026-01-01T00:00:00Z"},"secret":{"exists":true,"tags":["t"],"custom":{"k":"v"},"version":1,"expires_at":null},"written_fields":["f"]}"#,
+    ),
 ];
 
 /// Each field (by JSON pointer) of each route's body, with the types that it may have: of `n`ull, `b`ool, `i`nteger,
 /// `s`tring, `a`rray, `o`bject.
-const FIELDS: [(usize, &str, &str); 36] = [
+const FIELDS: [(usize, &str, &str); 56] = [
     (0, "", "o"),
     (0, "/data", "o"),
     (0, "/secret_type", "ns"),
@@ -79,6 +84,26 @@ const FIELDS: [(usize, &str, &str); 36] = [
     (4, "/options/versions", "o"),
     (4, "/options/versions/team~1app~1key", "i"),
     (5, "/paths/0", "s"),
+    (6, "", "o"),
+    (6, "/identity", "o"),
+    (6, "/identity/id", "s"),
+    (6, "/identity/groups", "a"),
+    (6, "/identity/groups/0", "s"),
+    (6, "/identity/scopes/0", "s"),
+    (6, "/identity/claims", "o"),
+    (6, "/identity/authenticated_at", "ns"),
+    (6, "/identity/authentication_methods", "a"),
+    (6, "/action", "s"),
+    (6, "/path", "s"),
+    (6, "/context", "o"),
+    (6, "/context/source_ip", "ns"),
+    (6, "/context/mfa", "b"),
+    (6, "/context/time", "ns"),
+    (6, "/secret", "no"),
+    (6, "/secret/exists", "nb"),
+    (6, "/secret/tags/0", "s"),
+    (6, "/secret/custom/k", "s"),
+    (6, "/written_fields", "a"),
 ];
 
 const VALUES: [(char, &str); 14] = [
@@ -189,6 +214,29 @@ async fn a_field_beyond_its_limits_is_refused() {
         (5, json!({"paths": ["a"], "options": {"limit": 1001}}), (400, "invalid_request")),
         (5, json!({"paths": ["a"], "options": {"cursor": CANARY}}), (400, "invalid_cursor")),
         (5, json!({"paths": ["a[b]*"], "expand_wildcards": true}), (400, "invalid_glob")),
+        (6, json!({"identity": {"id": "user:u"}, "action": "read", "path": "a//c4n4ry"}), (400, "invalid_path")),
+        (6, json!({"identity": {"id": "user:u"}, "action": CANARY, "path": "a"}), (422, "validation_error")),
+        (6, json!({"identity": {"id": CANARY}, "action": "read", "path": "a"}), (422, "validation_error")),
+        (
+            6,
+            json!({"identity": {"id": "user:u", "tenant": CANARY}, "action": "read", "path": "a"}),
+            (400, "invalid_request"),
+        ),
+        (
+            6,
+            json!({"identity": {"id": "user:u"}, "action": "read", "path": "a", "context": {"time": CANARY}}),
+            (400, "invalid_request"),
+        ),
+        (
+            6,
+            json!({"identity": {"id": "user:u"}, "action": "read", "path": "a", "context": {"source_ip": CANARY}}),
+            (400, "invalid_request"),
+        ),
+        (
+            6,
+            json!({"identity": {"id": "user:u"}, "action": "read", "path": "a", "secret": {"tags": many}}),
+            (422, "validation_error"),
+        ),
     ];
     for (route, body, expected) in table {
         let answer = send(&server, ROUTES[route], body.to_string().as_bytes()).await;

@@ -39,7 +39,7 @@ impl Process {
         let root = RootKey::load_or_create(&data_dir.join("root.key"), &SystemEntropy).unwrap().0;
         let file = directory.path().join("portcullis.toml");
         let limits = "[rate_limits]\nread = 0\nwrite = 0\ndelete = 0\nlist = 0\nbatch_read = 0\nbatch_metadata = 0\n\
-                      audit_query = 0\nauth = 0\n";
+                      audit_query = 0\npolicy_test = 0\nauth = 0\n";
         let text = format!(
             "listen = \"127.0.0.1:0\"\npolicies = {policies:?}\n[store]\ndata_dir = {data_dir:?}\n[log]\nformat = \
              \"json\"\n{limits}"

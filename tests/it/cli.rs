@@ -378,8 +378,10 @@ fn policies_can_be_tried_and_checked_without_a_server() {
     assert_eq!((&explained["allowed"], &explained["code"]), (&json!(false), &json!("access_denied")));
     assert_eq!(explained["modules"][0]["module"], "rules");
     assert_eq!(explained["inputs"]["principal.id"], "sa:checkout", "{explained}");
+    assert_eq!(explained["modules"][0]["inputs"]["principal.id"], "sa:checkout", "{explained}");
+    assert_eq!(explained["combined"], "1 abstains, none allows: denied");
     for (args, named) in [
-        (["--identity", "checkout", "--path", "a"], "identity"),
+        (["--identity", "checkout", "--path", "a"], "principal.id"),
         (["--identity", "sa:checkout", "--path", "a//b"], "segment"),
     ] {
         let (code, _, stderr) = eval(&args);

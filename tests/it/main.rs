@@ -12,6 +12,7 @@
 )]
 
 mod audit;
+mod authoring;
 mod batch;
 mod bodies;
 mod child;

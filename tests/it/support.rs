@@ -247,7 +247,8 @@ pub fn rules_directory(directory: &Path, rules: Option<&str>) {
 
 fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &Options) -> Config {
     let database = options.database_url.as_ref().map_or_else(String::new, |url| format!("database_url = {url:?}\n"));
-    let categories = ["read", "write", "delete", "list", "batch_read", "batch_metadata", "audit_query", "auth"];
+    let categories =
+        ["read", "write", "delete", "list", "batch_read", "batch_metadata", "audit_query", "policy_test", "auth"];
     let unlimited = if options.config.contains("[rate_limits]") {
         String::new()
     } else {

@@ -4,6 +4,8 @@ mod build;
 mod eval;
 mod inspect;
 mod new;
+mod replay;
+mod test;
 
 use std::{
     fs,
@@ -12,7 +14,7 @@ use std::{
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::CommandResult;
+use super::{CommandResult, output::printable};
 use crate::{
     domain::Clock,
     policy::{Policies, componentize, work},
@@ -33,6 +35,10 @@ pub struct PolicyArgs {
 enum Command {
     /// Decide about one access, and say why. Exit code 0: allowed, 3: denied.
     Eval(Box<eval::EvalArgs>),
+    /// Ask modules their test vectors: in order, shuffled and one by one. Exit code 0: all as expected.
+    Test(test::TestArgs),
+    /// Decide yesterday's accesses with other policies. Exit code 0: nothing changes, 3: some decisions would.
+    Replay(replay::ReplayArgs),
     /// Check all that a server would check when it loads a policy directory.
     Check {
         /// The policy directory.
@@ -71,6 +77,8 @@ enum Language {
 pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
         Command::Eval(args) => eval::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Check { directory } => check(&directory),
         Command::New(args) => new::run(&args),
         Command::Build(args) => build::run(&args),
@@ -93,4 +101,14 @@ fn check(directory: &Path) -> CommandResult {
         println!("{}: {} sees {inputs}", module.reference.name, module.reference.digest);
     }
     Ok(0)
+}
+
+/// Problems as the lines of one error.
+fn in_lines<T: std::fmt::Display>(problems: &[T]) -> String {
+    problems.iter().map(T::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A text, much of it written by guests, as one line that steers no terminal.
+fn one_line(text: &str) -> String {
+    printable(&text.replace('\n', "\\n")).to_string()
 }

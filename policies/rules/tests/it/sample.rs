@@ -38,8 +38,12 @@ fn the_sample_identities_can_do_what_the_comments_say() {
 }
 
 #[test]
-fn the_example_in_the_comments_is_accepted() {
-    let start = SAMPLE.find("# [[policy]]").unwrap();
-    let example: String = SAMPLE[start..].lines().map(|line| line.trim_start_matches('#').to_owned() + "\n").collect();
-    let _rules = rules(&example);
+fn the_conditions_of_the_sample_hold() {
+    let developer = Double::default();
+    let said = |double: &Double, path| verdict(&rules(SAMPLE), double, "read", path);
+    let (db, root) = ("environments/production/db", "environments/production/root/ca");
+    assert_eq!(said(&developer, db), ("allow", "allowed_by_rule"));
+    assert_eq!(said(&developer, root), ("deny", "denied_by_rule"));
+    assert_eq!(said(&Double { methods: vec!["pwd"], ..developer.clone() }, db), ("deny", "mfa_required"));
+    assert_eq!(said(&Double { tags: vec![], ..developer }, db), ("abstain", "no_rule"));
 }
