@@ -187,7 +187,9 @@ impl WrittenEntry {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether this can be a policy's name: `[a-z0-9][a-z0-9_-]*`, 64 bytes at most.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
     (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with(['-', '_'])
 }

@@ -7,6 +7,7 @@
 mod bundle;
 mod cache;
 mod compiler;
+mod description;
 mod explanation;
 mod guest;
 mod host;
@@ -40,11 +41,12 @@ use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 pub use compiler::{Bounds, Compiler, THIS_PROGRAM, work};
+pub use description::{Description, ModuleKind, describe};
 pub use explanation::{Dissent, Explanation, JoinedFields};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
 pub use lane::Busy;
-pub use manifest::Mode;
+pub use manifest::{Mode, is_name as is_policy_name};
 pub use measure::Timing;
 pub use reload::{Candidate, Finding, RELOAD_OUTCOMES, Reload, ReloadOutcome, Report, Trigger};
 pub use replay::{Access, Flip, Judgement, Outcome, PastEvent, Turn, Unjudged};

@@ -169,7 +169,8 @@ fn garbled(component: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn curious() -> Vec<u8> {
+/// A core module that imports what is not offered.
+pub fn curious() -> Vec<u8> {
     wat::parse_str(
         r#"(module (import "elsewhere:worlds/clock@0.1.0" "now" (func $now (result i64)))
             (memory (export "memory") 1)

@@ -20,6 +20,7 @@ mod cli;
 mod combining;
 mod faults;
 mod generated_policies;
+mod guest_languages;
 mod guests;
 mod hostile_corpus;
 mod hostile_policies;

@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// Libraries that one module alone names.
-const OWNED: [(&str, &str); 8] = [
+const OWNED: [(&str, &str); 10] = [
     ("aes_gcm", "crypto"),
     ("hkdf", "crypto"),
     ("sqlx", "store"),
@@ -29,6 +29,8 @@ const OWNED: [(&str, &str); 8] = [
     ("jsonwebtoken", "auth"),
     ("axum", "http"),
     ("clap", "cli"),
+    ("wit_bindgen_c", "cli"),
+    ("wit_bindgen_core", "cli"),
 ];
 
 /// Texts that only these files may hold, whatever the reason: the invariants of the design as a search.

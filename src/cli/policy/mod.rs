@@ -1,6 +1,9 @@
 //! `portcullis policy`: the server's own evaluator, without a server.
 
+mod build;
 mod eval;
+mod inspect;
+mod new;
 mod replay;
 mod test;
 
@@ -9,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{CommandResult, output::printable};
 use crate::{
@@ -42,6 +45,12 @@ enum Command {
         #[arg(default_value = "policies")]
         directory: PathBuf,
     },
+    /// Start a policy of your own: a folder that builds and has tests.
+    New(new::NewArgs),
+    /// Build the component of a policy's folder.
+    Build(build::BuildArgs),
+    /// Show what a module is, what it can see, and whether a server would take it. Exit code 1: it would not.
+    Inspect(inspect::InspectArgs),
     /// Compile one module for a server that asks for it; not for people.
     #[command(hide = true)]
     CompileWorker,
@@ -55,6 +64,15 @@ enum Command {
     },
 }
 
+/// What a policy can be written in here. Anything else that makes components does as well, with its own tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Language {
+    Rust,
+    Js,
+    Python,
+    C,
+}
+
 /// Runs the command.
 pub fn run(args: PolicyArgs) -> CommandResult {
     match args.command {
@@ -62,6 +80,9 @@ pub fn run(args: PolicyArgs) -> CommandResult {
         Command::Test(args) => test::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Check { directory } => check(&directory),
+        Command::New(args) => new::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::CompileWorker => {
             work()?;
             Ok(0)
