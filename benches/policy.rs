@@ -72,7 +72,7 @@ fn decisions(criterion: &mut Criterion) {
     for rules in [10, 1_000, 10_000] {
         let set = policies(&scratch.path().join(rules.to_string()), rules);
         let questions = questions(rules);
-        for timing in set.measure(&inquiry, &questions, 2_000).unwrap() {
+        for timing in set.measure(&inquiry, &questions, 2_000).unwrap().0 {
             let (step, p50, p99, best) = (&timing.step, timing.p50_us, timing.p99_us, timing.best_us);
             println!("{rules:>6} rules  {step:<18} p50 {p50:>8.1} µs   p99 {p99:>8.1} µs   best {best:>8.1} µs");
         }

@@ -53,6 +53,8 @@ pub enum StartError {
 
 /// How often the policy directory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long after a reload that could not be put on record the next is tried.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The wall clock of this machine.
 pub struct SystemClock;
@@ -100,13 +102,20 @@ impl Server {
         let issuer = token_issuer(&config, &root)?;
         let own = config.auth.own_issuer.then(|| issuer.verifier());
         let authenticator = Arc::new(Authenticator::new(own, &config.auth.issuers, Arc::clone(&clock))?);
-        let watch = Watch::new(config.policies.clone());
-        let policies = Arc::new(open_policies(&config, &root, compiler, clock.now()).await?);
         let store = open_store(&config).await?;
         if store.root_fingerprint(&root.fingerprint()).await? != root.fingerprint() {
             store.close().await;
             return Err(StartError::WrongRootKey);
         }
+        // After the key: with a wrong one, what is kept of the policies would look like forgeries, and be replaced.
+        let watch = Watch::new(config.policies.clone());
+        let policies = match open_policies(&config, &root, compiler, clock.now()).await {
+            Ok(policies) => Arc::new(policies),
+            Err(error) => {
+                store.close().await;
+                return Err(error.into());
+            }
+        };
         let metrics = Arc::new(Metrics::default());
         let vault = Vault::new(Parts {
             store: Arc::clone(&store),
@@ -187,8 +196,9 @@ async fn watch(vault: Arc<Vault>, mut watch: Watch, shutdown: CancellationToken)
         let Ok((changed, again)) = looked else { return };
         watch = again;
         if changed && vault.reload_policies(Trigger::Watch, None).await.is_err() {
-            // It could not be put on record: another look tries again.
+            // It could not be put on record: a later look tries again.
             watch.forget();
+            shutdown.run_until_cancelled(tokio::time::sleep(TRY_AGAIN)).await;
         }
     }
 }

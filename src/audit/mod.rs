@@ -20,6 +20,9 @@ pub const NOT_MODIFIED: &str = "not_modified";
 /// The code of a permitted read that released nothing, since another path of its batch failed.
 pub const WITHHELD: &str = "withheld";
 
+/// Hexadecimal digits of a digest of policies that each row repeats: enough to tell all that ever served apart.
+const SHORT_DIGEST: usize = 16;
+
 /// All events of one request (or of one page of a long one).
 pub struct Entry<'a> {
     /// Who asked; none where nobody was authenticated.
@@ -30,6 +33,8 @@ pub struct Entry<'a> {
     pub action: &'static str,
     /// The generation of policies that decided.
     pub generation: Option<u64>,
+    /// The digest of their manifest and files; numbers alone are each server's own.
+    pub policies: Option<&'a str>,
     /// How many paths the batch names; none for a request about one path.
     pub batch_size: Option<usize>,
     /// How long it took until it was recorded.
@@ -70,6 +75,8 @@ struct Packed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     generation: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    policies: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     batch: Option<usize>,
     micros: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -101,7 +108,8 @@ struct PackedDecision {
 /// Packs the events of a request into the row that the store keeps.
 #[must_use]
 pub fn pack(entry: Entry<'_>) -> AuditRow {
-    let Entry { identity, context, action, generation, batch_size, duration, inputs, events, details } = entry;
+    let Entry { identity, context, action, generation, policies, batch_size, duration, inputs, events, details } =
+        entry;
     let source_ip = context.source_ip.map(|ip| ip.to_string());
     let mut packed = Packed {
         v: 1,
@@ -112,6 +120,7 @@ pub fn pack(entry: Entry<'_>) -> AuditRow {
         ip: source_ip.clone(),
         agent: context.user_agent.clone(),
         generation,
+        policies: policies.and_then(|digest| digest.get(..SHORT_DIGEST)).map(str::to_owned),
         batch: batch_size,
         micros: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         inputs: pack_inputs(inputs),
@@ -235,6 +244,9 @@ pub struct LogDecision {
     pub dissent: Vec<LogDissent>,
     /// The generation of policies.
     pub generation: Option<u64>,
+    /// The beginning of the digest of their manifest and files, which `GET /v1/policies/status` shows in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies: Option<String>,
     /// Everything that the policies asked, with the answers.
     pub inputs: serde_json::Map<String, Value>,
 }
@@ -324,6 +336,7 @@ fn log_decision(packed: &Packed, decision: &PackedDecision) -> LogDecision {
         obligations: decision.obligations.clone(),
         dissent: decision.dissent.clone(),
         generation: packed.generation,
+        policies: packed.policies.clone(),
         inputs: packed.inputs.iter().chain(&decision.inputs).cloned().collect(),
     }
 }
@@ -365,6 +378,7 @@ mod tests {
             context: &context,
             action: "read",
             generation: Some(7),
+            policies: Some("0123456789abcdef0123"),
             batch_size: Some(3),
             duration: Duration::from_micros(1_500),
             inputs: vec![InputRead { name: "principal.id".into(), value: "sa:x".into() }],
@@ -384,6 +398,7 @@ mod tests {
         assert_eq!(entries[1].batch, Some(LogBatch { index: 1, size: 3 }));
         let decision = entries[0].decision.as_ref().unwrap();
         assert_eq!((decision.reason.as_str(), decision.generation), ("no", Some(7)));
+        assert_eq!(decision.policies.as_deref(), Some("0123456789abcdef"));
         assert_eq!(decision.inputs["principal.id"], "sa:x");
         assert_eq!(decision.obligations.only_fields.as_deref(), Some(&["id".to_owned()][..]));
         assert_eq!(decision.dissent, [LogDissent { module: "next".into(), would: "deny".into() }]);

@@ -45,6 +45,8 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     config.policies = args.policies.unwrap_or(config.policies);
     start_log(&config.log.filter, config.log.format == LogFormat::Json);
     keep_memory_private();
+    // From here on a hangup stops nothing; what comes before the policies are there is done then.
+    let hangup = unix::signal(unix::SignalKind::hangup())?;
     let root = root_key(&config, args.dev)?;
     let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;
@@ -55,7 +57,7 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     tracing::info!(%address, "listening");
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_on_signal(shutdown.clone()));
-    tokio::spawn(reload_on_signal(Arc::clone(&server.vault)));
+    tokio::spawn(reload_on_signal(hangup, Arc::clone(&server.vault)));
     server.run(listener, shutdown).await?;
     tracing::info!("stopped");
     Ok(0)
@@ -107,8 +109,7 @@ async fn stop_on_signal(shutdown: CancellationToken) {
 }
 
 /// `SIGHUP` takes the policy directory as it is. What comes of it is told by the vault.
-async fn reload_on_signal(vault: Arc<Vault>) {
-    let Ok(mut hangup) = unix::signal(unix::SignalKind::hangup()) else { return };
+async fn reload_on_signal(mut hangup: unix::Signal, vault: Arc<Vault>) {
     while hangup.recv().await.is_some() {
         vault.reload_policies(Trigger::Signal, None).await.ok();
     }

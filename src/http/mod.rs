@@ -89,7 +89,7 @@ impl App {
                 generation: set.generation,
                 live_generations: policies.live_generations(),
                 reloads: policies.reloads().map(|(outcome, count)| (outcome.as_str(), count)).collect(),
-                up_to_date: policies.last_reload().outcome.is_up_to_date(),
+                up_to_date: policies.is_up_to_date(),
                 modules: set.modules.iter().map(numbers).collect(),
             }
         });

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs,
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::domain::hex;
 
-/// Largest settings file, and largest file of vectors, in bytes.
+/// Largest manifest, settings file, and file of vectors, in bytes.
 const MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
 /// Where Kubernetes mounts the files of a volume; it swaps this link to change them all at once.
 const KUBERNETES_DATA: &str = "..data";
@@ -44,10 +46,11 @@ impl Bundle {
     /// Every problem of the manifest.
     pub fn read(directory: &Path) -> Result<Self, Vec<String>> {
         let root = root(directory);
-        let manifest = match fs::read_to_string(root.join(manifest::FILE)) {
-            Ok(text) => Some(text),
+        let told = |error: &dyn std::fmt::Display| vec![format!("{}: {error}", manifest::FILE)];
+        let manifest = match read(&root.join(manifest::FILE), MAX_TEXT_BYTES) {
+            Ok(bytes) => Some(String::from_utf8(bytes).map_err(|_| told(&"it is not UTF-8"))?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(vec![format!("{}: {error}", manifest::FILE)]),
+            Err(error) => return Err(told(&error)),
         };
         Self::gather(manifest, |file, most| read(&root.join(file), most))
     }
@@ -114,11 +117,19 @@ fn root(directory: &Path) -> PathBuf {
 ///
 /// Where it cannot be read, or is longer.
 pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    let length = fs::metadata(path)?.len();
-    if usize::try_from(length).is_ok_and(|length| length <= most) {
-        return fs::read(path);
+    // Whatever it is by now, it does not block.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is no file"));
     }
-    Err(io::Error::other(format!("it has {length} bytes, {most} are the most")))
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0).min(most));
+    file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        return Err(io::Error::other(format!("it has {} bytes, {most} are the most", meta.len())));
+    }
+    Ok(bytes)
 }
 
 fn digest(manifest: Option<&str>, files: &BTreeMap<String, File>) -> String {

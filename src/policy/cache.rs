@@ -19,6 +19,9 @@ use crate::domain::hex;
 /// Compiled modules that are kept beside those in force.
 const SPARE: usize = 64;
 
+/// Goes up when the way from a module to its code changes.
+const FORMAT: u32 = 1;
+
 /// Compiles modules, or takes what was compiled before.
 pub struct Loader {
     /// What compiled code runs on.
@@ -74,6 +77,7 @@ impl Loader {
         let mut parts = PartsDigest(Sha256::new());
         self.engine.precompile_compatibility_hash().hash(&mut parts);
         parts.write(env!("CARGO_PKG_VERSION").as_bytes());
+        parts.write(&FORMAT.to_be_bytes());
         parts.write(&Sha256::digest(order.module));
         parts.write(&Sha256::digest(order.settings));
         parts.write(&order.limits.memory.to_be_bytes());

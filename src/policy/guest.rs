@@ -175,6 +175,11 @@ impl Guest {
         self.store.data_mut().take_findings()
     }
 
+    /// The linear memory that it has taken so far, in bytes.
+    pub fn memory_taken(&self) -> usize {
+        self.store.data().limits.granted
+    }
+
     /// What it asked about the request.
     pub fn request_inputs(&self) -> &[InputRead] {
         self.store.data().request_inputs()

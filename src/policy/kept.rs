@@ -61,6 +61,11 @@ impl Kept {
         Ok(())
     }
 
+    /// Keeps nothing any more.
+    pub fn forget(&self) {
+        self.0.remove(INDEX);
+    }
+
     /// What is kept. Damage is told to the log, and is as if nothing were kept.
     #[must_use]
     pub fn index(&self) -> Option<Index> {

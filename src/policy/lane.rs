@@ -62,14 +62,14 @@ impl Pace {
             self.long_at.store(self.millis(), Relaxed);
             self.missing.store(QUICK_CALLS, Relaxed);
         } else if self.missing.load(Relaxed) > 0 {
-            // Calls that end at the same time may count as one; it only lasts longer then.
-            self.missing.store(self.missing.load(Relaxed).saturating_sub(1), Relaxed);
+            self.missing.fetch_update(Relaxed, Relaxed, |missing| missing.checked_sub(1)).ok();
         }
     }
 
     /// Whether it is better asked where it holds up nobody.
     pub fn is_slow(&self) -> bool {
-        self.missing.load(Relaxed) > 0 && u128::from(self.millis() - self.long_at.load(Relaxed)) < SLOW_FOR.as_millis()
+        self.missing.load(Relaxed) > 0
+            && u128::from(self.millis().saturating_sub(self.long_at.load(Relaxed))) < SLOW_FOR.as_millis()
     }
 
     fn millis(&self) -> u64 {
@@ -99,15 +99,15 @@ impl Lane {
     /// # Errors
     ///
     /// Where the system has no more threads.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(threads: usize) -> std::io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
         let work = Arc::new(Mutex::new(work));
-        for _ in 0..threads() {
+        for _ in 0..threads {
             let work = Arc::clone(&work);
             thread::Builder::new().name("slow-policies".into()).spawn(move || serve(&work))?;
         }
-        let turns = Arc::new(Semaphore::new(threads()));
-        Ok(Self { places: Arc::new(Semaphore::new(threads() * (1 + WAITING))), turns, jobs })
+        let turns = Arc::new(Semaphore::new(threads));
+        Ok(Self { places: Arc::new(Semaphore::new(threads * (1 + WAITING))), turns, jobs })
     }
 
     /// Has something done on one of the threads.
@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_thread_waits_a_while_and_not_in_a_crowd() {
-        let lane = Arc::new(Lane::start().unwrap());
+        let lane = Arc::new(Lane::start(threads()).unwrap());
         assert_eq!(lane.run(|| 7).await, Ok(7));
         assert!(lane.run(|| panic!("on purpose")).await.is_err());
         assert_eq!(lane.run(|| 8).await, Ok(8), "a panic takes no thread away");

@@ -43,14 +43,26 @@ pub struct GuestLimits {
     pub configure_deadline: Duration,
     /// Linear memory, in bytes.
     pub memory: usize,
+    /// The most linear memory that was granted, in bytes.
+    pub granted: usize,
     /// Whether a growth was refused since this was last reset.
     pub exhausted: bool,
+}
+
+impl GuestLimits {
+    /// Limits of which nothing is used yet.
+    pub const fn new(deadline: Duration, configure_deadline: Duration, memory: usize) -> Self {
+        Self { deadline, configure_deadline, memory, granted: 0, exhausted: false }
+    }
 }
 
 impl ResourceLimiter for GuestLimits {
     fn memory_growing(&mut self, _current: usize, desired: usize, _most: Option<usize>) -> wasmtime::Result<bool> {
         let granted = desired <= self.memory;
         self.exhausted |= !granted;
+        if granted {
+            self.granted = self.granted.max(desired);
+        }
         Ok(granted)
     }
 

@@ -22,6 +22,15 @@ pub struct Timing {
     pub best_us: f64,
 }
 
+/// How much a module's instance holds after its calls.
+#[derive(Debug, Clone, Serialize)]
+pub struct Footprint {
+    /// The module.
+    pub module: String,
+    /// Linear memory, in bytes.
+    pub memory_bytes: usize,
+}
+
 /// Sizes of a batch that are timed.
 const BATCHES: [usize; 3] = [1, 10, 100];
 
@@ -37,12 +46,13 @@ impl PolicySet {
         inquiry: &Inquiry,
         questions: &[(Action, Subject)],
         rounds: usize,
-    ) -> Result<Vec<Timing>, (String, Failure)> {
-        let mut timings = Vec::new();
+    ) -> Result<(Vec<Timing>, Vec<Footprint>), (String, Failure)> {
+        let (mut timings, mut footprints) = (Vec::new(), Vec::new());
         for module in &self.modules {
             let name = &module.reference.name;
             let failed = |failure| (name.clone(), failure);
             let (mut fresh, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new());
+            let mut memory_bytes = 0;
             for _ in 0..rounds {
                 let inquiry = inquiry.clone().into();
                 let (guest, took) = timed(|| module.template.instantiate(inquiry));
@@ -55,7 +65,9 @@ impl PolicySet {
                         break;
                     }
                 }
+                memory_bytes = memory_bytes.max(guest.memory_taken());
             }
+            footprints.push(Footprint { module: name.clone(), memory_bytes });
             for (step, samples) in [("a fresh instance", fresh), ("its first call", first), ("a further call", further)]
             {
                 timings.extend(summary(step.to_owned(), Some(name.clone()), samples));
@@ -65,7 +77,7 @@ impl PolicySet {
             let samples = (0..rounds).map(|_| timed(|| self.batch(inquiry, questions, size)).1).collect();
             timings.extend(summary(format!("a batch of {size}"), None, samples));
         }
-        Ok(timings)
+        Ok((timings, footprints))
     }
 
     fn batch(&self, inquiry: &Inquiry, questions: &[(Action, Subject)], size: usize) {

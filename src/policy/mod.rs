@@ -34,7 +34,7 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -47,7 +47,7 @@ pub use guest::Failure;
 pub use host::{Inquiry, Subject};
 pub use lane::Busy;
 pub use manifest::{Mode, is_name as is_policy_name};
-pub use measure::Timing;
+pub use measure::{Footprint, Timing};
 pub use reload::{Candidate, Finding, RELOAD_OUTCOMES, Reload, ReloadOutcome, Report, Trigger};
 pub use replay::{Access, Flip, Judgement, Outcome, PastEvent, Turn, Unjudged};
 pub use scenario::{ContextFacts, PrincipalFacts, Problem, Scenario, SecretFacts};
@@ -61,6 +61,12 @@ use crate::domain::{Action, Decision, InputRead, Timestamp};
 use bundle::Bundle;
 use cache::Loader;
 use kept::Kept;
+use lane::Lane;
+use session::Round;
+
+/// Most problems of a directory that are told, and the most bytes of each.
+const TOLD: usize = 200;
+const TOLD_BYTES: usize = 2_048;
 
 /// Why there are no policies to be had.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +109,10 @@ pub struct Policies {
     last: Mutex<Report>,
     reloads: [AtomicU64; RELOAD_OUTCOMES.len()],
     generations: Mutex<Vec<Weak<PolicySet>>>,
-    slow: lane::Lane,
+    /// Where slow modules are asked.
+    slow: Lane,
+    /// Where dry runs are made, so that none keeps a decision in earnest waiting.
+    dry: Lane,
 }
 
 impl Policies {
@@ -123,7 +132,8 @@ impl Policies {
         if first.modules.is_empty() {
             tracing::warn!(directory = %directory.display(), "no policies are in force: EVERY ACCESS IS DENIED");
         }
-        let slow = lane::Lane::start().map_err(|error| PolicyError::Engine(error.to_string()))?;
+        let lane = |threads| Lane::start(threads).map_err(|error| PolicyError::Engine(error.to_string()));
+        let (slow, dry) = (lane(lane::threads())?, lane(1)?);
         let outcome = if problems.is_empty() { ReloadOutcome::Loaded } else { ReloadOutcome::Rejected };
         let (generation, took) = (first.generation, began.elapsed());
         let first = Arc::new(first);
@@ -137,6 +147,7 @@ impl Policies {
             last: Mutex::new(Report { at: now, trigger: Trigger::Start, outcome, problems, generation, took }),
             reloads: Default::default(),
             slow,
+            dry,
         };
         if outcome == ReloadOutcome::Loaded && bundle.manifest.is_some() {
             policies.keep(generation, &bundle);
@@ -173,14 +184,20 @@ impl Policies {
         subjects: Vec<Subject>,
         until: Until,
     ) -> Result<(Vec<Decision>, Vec<InputRead>), Busy> {
-        if !set.is_slow_for(action, &subjects) {
-            return Ok(set.session(inquiry).decide_all(action, &subjects, until));
+        let slow = set.is_slow_for(action, &subjects);
+        let mut round = Round::new(Session::new(Arc::clone(set), inquiry), action, subjects, until);
+        // Where it takes longer than it should, the rest is for others to do.
+        if !slow && round.go_on(lane::LONG) {
+            return Ok(round.end());
         }
-        let set = Arc::clone(set);
-        self.slow.run(move || set.session(inquiry).decide_all(action, &subjects, until)).await
+        let rest = move || {
+            round.go_on(Duration::MAX);
+            round.end()
+        };
+        self.slow.run(rest).await
     }
 
-    /// Tries a decision, told in full, and counted nowhere. It gives way to every decision in earnest.
+    /// Tries a decision, told in full, and counted nowhere. It has a thread of its own, and keeps no decision in earnest waiting.
     ///
     /// # Errors
     ///
@@ -193,7 +210,7 @@ impl Policies {
         subject: Subject,
     ) -> Result<Explanation, Busy> {
         let set = Arc::clone(set);
-        self.slow.run(move || Session::dry(&set, inquiry).explain(action, &subject)).await
+        self.dry.run(move || Session::dry(&*set, inquiry).explain(action, &subject)).await
     }
 
     /// Where policies are loaded from.
@@ -206,6 +223,12 @@ impl Policies {
     #[must_use]
     pub fn last_reload(&self) -> Report {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the policy directory, at the last look, held what is in force.
+    #[must_use]
+    pub fn is_up_to_date(&self) -> bool {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_up_to_date()
     }
 
     /// How often reloads ended so, since the start.
@@ -230,9 +253,11 @@ impl Policies {
 
     /// Keeps a good generation for the next start.
     fn keep(&self, generation: u64, bundle: &Bundle) {
-        let stored = self.kept.as_ref().map_or(Ok(()), |kept| kept.store(generation, bundle));
-        if let Err(error) = stored {
-            tracing::warn!(%error, "this generation of policies cannot be kept for a restart");
+        let Some(kept) = &self.kept else { return };
+        if let Err(error) = kept.store(generation, bundle) {
+            tracing::error!(%error, "this generation of policies cannot be kept: after a restart on a broken directory nothing serves");
+            // What was kept before may permit what is forbidden by now.
+            kept.forget();
         }
     }
 
@@ -245,6 +270,7 @@ impl Policies {
         problems: Vec<String>,
     ) -> Report {
         let generation = self.current.load().generation;
+        let problems = problems.into_iter().take(TOLD).map(shortened).collect();
         let report = Report { at, trigger, outcome, problems, generation, took: began.elapsed() };
         if let Some((_, count)) = RELOAD_OUTCOMES.iter().zip(&self.reloads).find(|(known, _)| **known == outcome) {
             count.fetch_add(1, Relaxed);
@@ -252,6 +278,11 @@ impl Policies {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&report);
         report
     }
+}
+
+fn shortened(mut problem: String) -> String {
+    problem.truncate(problem.floor_char_boundary(TOLD_BYTES));
+    problem
 }
 
 /// The first generation, with the directory's problems where it is the one that was kept.

@@ -145,9 +145,10 @@ impl Reload {
                 let Candidate { set, bundle } = *candidate;
                 let generation = set.generation;
                 self.policies.install(Arc::new(set));
+                let report = self.policies.report(self.trigger, self.at, self.began, ReloadOutcome::Loaded, Vec::new());
                 let policies = Arc::clone(&self.policies);
                 tokio::task::spawn_blocking(move || policies.keep(generation, &bundle)).await.ok();
-                (ReloadOutcome::Loaded, Vec::new())
+                return report;
             }
             Finding::Unchanged => (ReloadOutcome::Unchanged, Vec::new()),
             Finding::Rejected(problems) => (ReloadOutcome::Rejected, problems),
@@ -155,10 +156,15 @@ impl Reload {
         self.policies.report(self.trigger, self.at, self.began, outcome, problems)
     }
 
-    /// Leaves what is in force as it is, since the reload could not be put on record.
+    /// Leaves what is in force as it is, since what was found could not be put on record.
     #[must_use]
     pub fn abandon(self) -> Report {
-        self.policies.report(self.trigger, self.at, self.began, ReloadOutcome::Unrecorded, Vec::new())
+        let (outcome, problems) = match self.finding {
+            Finding::Ready(_) => (ReloadOutcome::Unrecorded, Vec::new()),
+            Finding::Unchanged => (ReloadOutcome::Unchanged, Vec::new()),
+            Finding::Rejected(problems) => (ReloadOutcome::Rejected, problems),
+        };
+        self.policies.report(self.trigger, self.at, self.began, outcome, problems)
     }
 }
 

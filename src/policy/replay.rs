@@ -475,8 +475,7 @@ mod tests {
 
     /// Every question that a guest can ask, with the answers.
     fn all_inputs((inquiry, subject, _): (Inquiry, Subject, Action)) -> Map<String, Value> {
-        let limits =
-            GuestLimits { deadline: Duration::ZERO, configure_deadline: Duration::ZERO, memory: 0, exhausted: false };
+        let limits = GuestLimits::new(Duration::ZERO, Duration::ZERO, 0);
         let mut host = HostState::asked(limits, Arc::new(inquiry));
         host.turn_to(subject);
         let asked = [

@@ -8,6 +8,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -47,6 +48,10 @@ impl SealedDirectory {
         let (code, content) = bytes.split_at_checked(CODE_BYTES).ok_or_else(altered)?;
         self.code(name, content).verify_slice(code).map_err(|_| altered())?;
         bytes.drain(..CODE_BYTES);
+        // What is used stays longest; see `sweep`.
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let used = Timestamps { last_access: now, last_modification: now };
+        utimensat(CWD, self.path.join(name), &used, AtFlags::empty()).ok();
         Ok(Some(bytes))
     }
 
@@ -57,13 +62,22 @@ impl SealedDirectory {
     /// Where it cannot be written; whatever had the name before still has it.
     pub fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let code = self.code(name, content).finalize().into_bytes();
-        let passing = self.path.join(format!(".{name}.new"));
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&passing)?;
-        file.write_all(&code)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&passing, self.path.join(name))?;
-        fs::File::open(&self.path)?.sync_all()
+        // Another process may write to the same directory, whatever may be said against that.
+        let passing = self.path.join(format!(".{name}.{}", std::process::id()));
+        let write = || {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&passing)?;
+            file.write_all(&code)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&passing, self.path.join(name))?;
+            fs::File::open(&self.path)?.sync_all()
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&passing)))
+    }
+
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path.join(name)).ok();
     }
 
     /// Removes every file that is not wanted, except for what was used last: so many stay.

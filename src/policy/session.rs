@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,20 +21,24 @@ use super::{
 };
 use crate::domain::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, SecretPath, Verdict};
 
+/// How long the calls of one request may take together; after that its paths are denied unasked.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often one request instantiates a module anew after failures; after that the module's paths are denied unasked.
 const REVIVALS: u32 = 3;
 
 /// The questions of one request, all put to one generation of policies.
 ///
 /// It holds guests, so it must end before the request waits for anything.
-pub struct Session<'s> {
-    set: &'s PolicySet,
+pub struct Session<S> {
+    set: S,
     inquiry: Arc<Inquiry>,
     slots: Vec<Slot>,
     /// Whether the modules' counters count it.
     counted: bool,
     /// How long this thread had worked when that was last asked.
     worked: Duration,
+    /// The time of all calls so far.
+    spent: Duration,
 }
 
 /// How many of a request's questions are put.
@@ -100,46 +105,22 @@ struct Heard {
     took: Duration,
 }
 
-impl<'s> Session<'s> {
+impl<S: Deref<Target = PolicySet>> Session<S> {
     /// Begins. Instances are made when first needed.
-    pub(super) fn new(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
+    pub(super) fn new(set: S, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         let slots = set.modules.iter().map(|_| Slot::default()).collect();
-        Self { set, inquiry: inquiry.into(), slots, counted: true, worked: lane::worked() }
+        Self { set, inquiry: inquiry.into(), slots, counted: true, worked: lane::worked(), spent: Duration::ZERO }
     }
 
     /// Begins the questions of a dry run: decided as in earnest, counted and logged nowhere.
     #[must_use]
-    pub fn dry(set: &'s PolicySet, inquiry: impl Into<Arc<Inquiry>>) -> Self {
+    pub fn dry(set: S, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         Self { counted: false, ..Self::new(set, inquiry) }
     }
 
     /// May the principal do this with that path? One call of each module in force for it.
     pub fn decide(&mut self, action: Action, subject: &Subject) -> Decision {
         self.consider(action, subject, &mut |_| ())
-    }
-
-    /// All of these, in their order; with the decisions comes what the modules asked about the request itself.
-    pub(super) fn decide_all(
-        mut self,
-        action: Action,
-        subjects: &[Subject],
-        until: Until,
-    ) -> (Vec<Decision>, Vec<InputRead>) {
-        let mut decisions = Vec::with_capacity(subjects.len());
-        let mut allowed = 0;
-        for subject in subjects {
-            if until == Until::Allowed(allowed) {
-                break;
-            }
-            let decision = self.decide(action, subject);
-            let permits = matches!(decision.verdict, Verdict::Allow(_));
-            allowed += usize::from(permits);
-            decisions.push(decision);
-            if !permits && until == Until::Denied {
-                break;
-            }
-        }
-        (decisions, self.request_inputs())
     }
 
     /// As [`Session::decide`], told in full.
@@ -173,10 +154,11 @@ impl<'s> Session<'s> {
         let modules = modules.map(|(module, slot)| (&module.entry, &module.reference, (module, slot)));
         let decision = combine(action, &subject.path, modules, |(module, slot)| {
             let known = slot.request_inputs().count();
-            let heard = slot.ask(module, &self.inquiry, action, subject);
-            let late = matches!(heard.answer, Err(Failure::Deadline));
-            module.stats.pace.called(worked_long(&mut self.worked, heard.took) || late);
+            let exhausted = self.spent > PATIENCE;
+            let heard = slot.ask(module, &self.inquiry, action, subject, exhausted);
+            self.spent += heard.took;
             if self.counted {
+                module.stats.pace.called(worked_long(&mut self.worked, heard.took));
                 module.stats.called(outcome_of(&heard.answer), heard.took);
             }
             observe(&|| opinion(module, &heard, slot.request_inputs().skip(known)));
@@ -197,6 +179,48 @@ impl<'s> Session<'s> {
     }
 }
 
+/// All questions of one request, on their way to be answered.
+pub(super) struct Round {
+    session: Session<Arc<PolicySet>>,
+    action: Action,
+    subjects: std::vec::IntoIter<Subject>,
+    until: Until,
+    allowed: usize,
+    decisions: Vec<Decision>,
+}
+
+impl Round {
+    pub(super) fn new(session: Session<Arc<PolicySet>>, action: Action, subjects: Vec<Subject>, until: Until) -> Self {
+        let decisions = Vec::with_capacity(subjects.len());
+        Self { session, action, subjects: subjects.into_iter(), until, allowed: 0, decisions }
+    }
+
+    /// Puts questions, in their order, until there is no more to ask or the time is over. Whether there is no more.
+    pub(super) fn go_on(&mut self, time: Duration) -> bool {
+        let limit = self.session.spent.saturating_add(time);
+        while self.session.spent <= limit {
+            if self.until == Until::Allowed(self.allowed) {
+                return true;
+            }
+            let Some(subject) = self.subjects.next() else { return true };
+            let decision = self.session.decide(self.action, &subject);
+            let permits = matches!(decision.verdict, Verdict::Allow(_));
+            self.allowed += usize::from(permits);
+            self.decisions.push(decision);
+            if !permits && self.until == Until::Denied {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The decisions, and what the modules asked about the request itself.
+    pub(super) fn end(self) -> (Vec<Decision>, Vec<InputRead>) {
+        let inputs = self.session.request_inputs();
+        (self.decisions, inputs)
+    }
+}
+
 /// Whether a call that took so long was also at work for long. Asked of the system for calls that may have been alone.
 fn worked_long(before: &mut Duration, took: Duration) -> bool {
     if took < lane::LONG {
@@ -212,9 +236,16 @@ impl Slot {
         self.request_inputs.iter().chain(self.guest.as_ref().map_or(&[][..], Guest::request_inputs))
     }
 
-    fn ask(&mut self, module: &Module, inquiry: &Arc<Inquiry>, action: Action, subject: &Subject) -> Heard {
+    fn ask(
+        &mut self,
+        module: &Module,
+        inquiry: &Arc<Inquiry>,
+        action: Action,
+        subject: &Subject,
+        exhausted: bool,
+    ) -> Heard {
         let start = Instant::now();
-        let answer = self.answer(module, inquiry, action, subject);
+        let answer = if exhausted { Err(Failure::GivenUp) } else { self.answer(module, inquiry, action, subject) };
         let took = start.elapsed();
         match answer {
             Ok(Answer { decision, inputs, notes }) => Heard { answer: Ok(decision), inputs, notes, took },

@@ -53,23 +53,13 @@ impl PolicySet {
     ///
     /// All problems of all modules.
     pub fn assemble(loader: &Loader, bundle: &Bundle, generation: u64, now: Timestamp) -> Result<Self, Vec<String>> {
-        let mut problems = Vec::new();
-        let mut modules = Vec::new();
-        for entry in &bundle.entries {
-            match Module::load(loader, bundle, entry) {
-                Ok(module) => modules.push(module),
-                Err(Unfit(found)) => {
-                    problems.extend(found.into_iter().map(|problem| format!("policy `{}`: {problem}", entry.name)));
-                }
-            }
-        }
-        let digest = bundle.digest.clone();
-        if problems.is_empty() { Ok(Self { generation, loaded_at: now, modules, digest }) } else { Err(problems) }
+        let modules = for_each(&bundle.entries, |entry| Module::load(loader, bundle, entry))?;
+        Ok(Self { generation, loaded_at: now, modules, digest: bundle.digest.clone() })
     }
 
     /// Begins the questions of one request.
     #[must_use]
-    pub fn session(&self, inquiry: Inquiry) -> Session<'_> {
+    pub fn session(&self, inquiry: Inquiry) -> Session<&Self> {
         Session::new(self, inquiry)
     }
 
@@ -114,12 +104,7 @@ impl Module {
         let named = |Unfit(problems)| {
             Unfit(problems.iter().map(|problem: &String| format!("{}: {problem}", entry.module)).collect())
         };
-        let limits = GuestLimits {
-            deadline: entry.deadline,
-            configure_deadline: entry.configure_deadline,
-            memory: entry.memory,
-            exhausted: false,
-        };
+        let limits = GuestLimits::new(entry.deadline, entry.configure_deadline, entry.memory);
         let imports = inspect(&module).map_err(named)?;
         let order = Order { module: &module, settings, limits: limits.clone() };
         let component = loader.component(&order).map_err(named)?;
@@ -133,6 +118,21 @@ impl Module {
             entry: entry.clone(),
         })
     }
+}
+
+/// Does the same with all modules: for each its result, or all problems of all.
+pub(super) fn for_each<T>(entries: &[Entry], work: impl Fn(&Entry) -> Result<T, Unfit>) -> Result<Vec<T>, Vec<String>> {
+    let (mut done, mut problems) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match work(entry) {
+            Ok(one) => done.push(one),
+            Err(Unfit(found)) => {
+                problems.extend(found.into_iter().map(|problem| format!("policy `{}`: {problem}", entry.name)));
+            }
+        }
+    }
+    // INVARIANT: a module is never left out, not even if it is refused without a word.
+    if problems.is_empty() && done.len() == entries.len() { Ok(done) } else { Err(problems) }
 }
 
 /// A module's test vectors with the name of their file, where it has any.

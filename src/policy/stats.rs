@@ -11,6 +11,8 @@ use super::lane::Pace;
 /// The outcomes that are counted apart, in the order of [`Stats::outcomes`].
 pub const OUTCOMES: [&str; 9] =
     ["allow", "deny", "abstain", "trap", "deadline", "memory", "output", "malformed", "given_up"];
+/// The outcome of a path that was denied without a call, since the module had failed too often.
+const NOT_CALLED: &str = "given_up";
 /// Buckets grow by a quarter: the error of a quantile is at most that. The last takes all that is longer.
 const BUCKETS: usize = 96;
 
@@ -43,6 +45,9 @@ impl Stats {
         if let Some((_, counter)) = counted {
             counter.fetch_add(1, Relaxed);
         }
+        if outcome == NOT_CALLED {
+            return;
+        }
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.nanos.fetch_add(nanos, Relaxed);
         if let Some(bucket) = self.durations.get(bucket_of(nanos)) {
@@ -63,13 +68,16 @@ impl Stats {
     /// Calls of the guest.
     #[must_use]
     pub fn calls(&self) -> u64 {
-        self.outcomes().filter(|(word, _)| *word != "given_up").map(|(_, count)| count).sum()
+        self.outcomes().filter(|(word, _)| *word != NOT_CALLED).map(|(_, count)| count).sum()
     }
 
     /// Calls that denied, failures included.
     #[must_use]
     pub fn denials(&self) -> u64 {
-        self.outcomes().filter(|(word, _)| !matches!(*word, "allow" | "abstain")).map(|(_, count)| count).sum()
+        self.outcomes()
+            .filter(|(word, _)| !matches!(*word, "allow" | "abstain" | NOT_CALLED))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Answers of a shadow module that differed.

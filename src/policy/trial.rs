@@ -11,7 +11,7 @@ use super::{
     guest::Unfit,
     limits::{MOST_MEMORY, engine},
     manifest::Entry,
-    set::{Module, suite},
+    set::{Module, for_each, suite},
 };
 
 /// What came of a module's vectors.
@@ -60,23 +60,16 @@ pub fn try_module(module: &Path, vectors: Option<&Path>, settings: Option<&Path>
         bundle::read(&path, most)
     });
     let mut trials = try_bundle(&bundle?)?;
-    trials.iter_mut().for_each(|trial| trial.module = module.display().to_string());
+    for trial in &mut trials {
+        trial.module = module.display().to_string();
+    }
     Ok(trials)
 }
 
 fn try_bundle(bundle: &Bundle) -> Result<Vec<Trial>, Vec<String>> {
     let engine = engine().map_err(|error| vec![format!("the WebAssembly engine cannot start: {error:#}")])?;
     let loader = Loader::new(engine, Compiler::Here, None);
-    let (mut trials, mut problems) = (Vec::new(), Vec::new());
-    for entry in &bundle.entries {
-        match trial(&loader, bundle, entry) {
-            Ok(trial) => trials.push(trial),
-            Err(Unfit(found)) => {
-                problems.extend(found.into_iter().map(|problem| format!("policy `{}`: {problem}", entry.name)));
-            }
-        }
-    }
-    if problems.is_empty() { Ok(trials) } else { Err(problems) }
+    for_each(&bundle.entries, |entry| trial(&loader, bundle, entry))
 }
 
 fn trial(loader: &Loader, bundle: &Bundle, entry: &Entry) -> Result<Trial, Unfit> {

@@ -26,8 +26,9 @@ impl Vault {
     pub async fn reload_policies(&self, trigger: Trigger, caller: Option<&Caller>) -> Result<Report, Fault> {
         let context = caller.map_or_else(|| self.own_context(), |caller| caller.context.clone());
         let reload = self.policies.reload(trigger, || self.clock.now()).await;
-        // A look that found nothing new, and that nobody asked for, is no event.
-        if caller.is_none() && matches!(reload.finding, Finding::Unchanged) {
+        // A look that found nothing new, and that nobody asked for, is no event; unless the last word was another.
+        let quiet = trigger == Trigger::Watch && self.policies.is_up_to_date();
+        if quiet && matches!(reload.finding, Finding::Unchanged) {
             return Ok(reload.conclude().await);
         }
         let current = self.policies.current();
@@ -69,6 +70,7 @@ impl Vault {
             context,
             action: ACTION,
             generation: Some(serving.generation),
+            policies: Some(&serving.digest),
             batch_size: None,
             duration: self.elapsed(context),
             inputs: Vec::new(),
@@ -85,7 +87,7 @@ impl Vault {
     }
 }
 
-/// Which policies serve, so that a generation in another event can be told by its digests.
+/// Which policies serve, so that what another event calls by its digest can be told by those of its modules.
 fn details(trigger: Trigger, serving: &PolicySet, problems: &[String]) -> Value {
     let modules = serving.modules.iter().map(|module| {
         json!({

@@ -366,3 +366,19 @@ async fn memory_that_guests_took_comes_back() {
     let grown = process.resident().saturating_sub(before);
     assert!(grown < 24 * 1024 * 1024, "150 requests took 24 MB each and left {grown} bytes");
 }
+
+#[tokio::test]
+async fn a_request_takes_no_more_than_its_time() {
+    let server = Directory::new().with("slow_allow", "deadline = \"5s\"").server().await;
+    let root = server.root();
+    let paths: Vec<String> = (0..100).map(|index| format!("slow/{index}")).collect();
+    let began = Instant::now();
+    let (status, body) = root.post("/v1/secrets/batch", json!({ "paths": paths })).await.json().await;
+    let took = began.elapsed();
+    assert_eq!(status, 200, "{body}");
+    let codes: Vec<_> = paths.iter().map(|path| error_of(&body, path)).collect();
+    let answered = codes.iter().filter(|code| **code == ("secret_not_found", None)).count();
+    assert!(answered > 0 && answered < 100, "{answered} of 100 were asked in {took:?}");
+    let rest = codes.iter().skip(answered).all(|code| *code == ("policy_error", Some("given_up")));
+    assert!(rest && took < Duration::from_secs(15), "{took:?}: {codes:?}");
+}

@@ -64,7 +64,7 @@ pub fn run(args: &EvalArgs) -> CommandResult {
     let (inquiry, subject, action) = scenario(args)?.pose(now).map_err(|problems| in_lines(&problems))?;
     let policies = Policies::load(args.policies.clone(), now)?;
     let set = policies.current();
-    let explanation = Session::dry(&set, inquiry).explain(action, &subject);
+    let explanation = Session::dry(&*set, inquiry).explain(action, &subject);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {

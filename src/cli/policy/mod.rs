@@ -1,5 +1,6 @@
 //! `portcullis policy`: the server's own evaluator, without a server.
 
+mod bench;
 mod build;
 mod eval;
 mod inspect;
@@ -10,6 +11,7 @@ mod test;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -17,10 +19,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{CommandResult, output::printable};
 use crate::{
     domain::Clock,
-    policy::{Policies, componentize, work},
+    policy::{Bounds, Compiler, Policies, Sources, THIS_PROGRAM, componentize, work},
     server::SystemClock,
 };
 
+/// What the compilation of a module may take, as by the default configuration.
+const CHECK_TIME: Duration = Duration::from_mins(2);
+const CHECK_MEMORY: u64 = 4096 * 1024 * 1024;
 /// The exit code of a denial.
 const DENIED: u8 = 3;
 
@@ -45,6 +50,8 @@ enum Command {
         #[arg(default_value = "policies")]
         directory: PathBuf,
     },
+    /// Time decisions: a fresh instance, its first call, further calls, batches.
+    Bench(bench::BenchArgs),
     /// Start a policy of your own: a folder that builds and has tests.
     New(new::NewArgs),
     /// Build the component of a policy's folder.
@@ -80,6 +87,7 @@ pub fn run(args: PolicyArgs) -> CommandResult {
         Command::Test(args) => test::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Check { directory } => check(&directory),
+        Command::Bench(args) => bench::run(&args),
         Command::New(args) => new::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -95,12 +103,23 @@ pub fn run(args: PolicyArgs) -> CommandResult {
 }
 
 fn check(directory: &Path) -> CommandResult {
-    let policies = Policies::load(directory.to_owned(), SystemClock.now())?;
-    for module in &policies.current().modules {
+    let bounds = Bounds { program: THIS_PROGRAM.into(), time: CHECK_TIME, memory: CHECK_MEMORY };
+    let sources = Sources { directory: directory.to_owned(), compiler: Compiler::Process(bounds), memory: None };
+    let set = Policies::open(sources, SystemClock.now())?.current();
+    if set.modules.is_empty() {
+        return Err(nothing_in_force(directory).into());
+    }
+    for module in &set.modules {
         let inputs = module.template.imports.join(", ");
         println!("{}: {} sees {inputs}", module.reference.name, module.reference.digest);
     }
+    println!("{} in force, {}: fine", set.modules.len(), set.digest);
     Ok(0)
+}
+
+/// What is said of a directory that would deny everything.
+fn nothing_in_force(directory: &Path) -> String {
+    format!("{} has no policies.toml with a module in force: everything would be denied", directory.display())
 }
 
 /// Problems as the lines of one error.

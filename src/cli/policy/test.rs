@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{in_lines, one_line};
+use super::{in_lines, nothing_in_force, one_line};
 use crate::{
     cli::CommandResult,
     policy::{Trial, try_directory, try_module},
@@ -46,7 +46,7 @@ pub fn run(args: &TestArgs) -> CommandResult {
         return Err("--vectors and --settings go with one module: the manifest of a directory names its own".into());
     };
     if trials.is_empty() {
-        return Err(format!("{} has no policies.toml with a module in force", args.target.display()).into());
+        return Err(nothing_in_force(&args.target).into());
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&trials)?);
