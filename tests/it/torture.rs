@@ -21,7 +21,7 @@ use crate::{
 /// How many different generations of policies take turns.
 const SPEAKERS: usize = 24;
 const BATCH: usize = 100;
-const READERS: usize = 6;
+const READERS: usize = 2;
 
 /// What is to be reached: swaps, decisions, broken bundles. The figures of the design with `PORTCULLIS_TORTURE=full`.
 fn goals() -> (usize, usize, usize) {
