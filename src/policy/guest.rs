@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use wasmparser::{BinaryReaderError, ComponentExternalKind, ComponentTypeRef, Parser, Payload, TypeBounds};
 use wasmtime::{
     Engine, PoolConcurrencyLimitError, Store, Trap,
     component::{Component, HasSelf, Linker},
@@ -20,8 +19,6 @@ use crate::domain::{Action, InputRead};
 
 /// Largest module file, in bytes.
 pub const MAX_MODULE_BYTES: usize = 64 * 1024 * 1024;
-const PACKAGE: &str = "portcullis:policy/";
-const OFFERED: [&str; 5] = ["types", "principal", "context", "secret", "diagnostics"];
 
 /// Most of each thing in an answer, and most bytes of each text.
 const REASON_BYTES: usize = 128;
@@ -216,91 +213,6 @@ fn classify(error: &wasmtime::Error, store: &Store<HostState>) -> Failure {
         // Not the guest's code but what it handed over: pointers to nowhere, bad UTF-8, a case that does not exist.
         None => Failure::Malformed,
     }
-}
-
-/// The interfaces that a component imports, once it is known to be one of our world. Reads names alone and compiles
-/// nothing; that they stand for the contract's types shows when the module is linked.
-///
-/// # Errors
-///
-/// [`Unfit`] with everything that does not fit.
-pub fn inspect(bytes: &[u8]) -> Result<Vec<String>, Unfit> {
-    if bytes.len() > MAX_MODULE_BYTES {
-        return Err(Unfit::from(format!("it has {} bytes, {MAX_MODULE_BYTES} are the most", bytes.len())));
-    }
-    check_kind(bytes)?;
-    let names = names(bytes).map_err(|error| Unfit::from(format!("it is no whole component: {error}")))?;
-    let mut problems = Vec::new();
-    let mut imports = Vec::new();
-    for name in names.imports {
-        match offered(name) {
-            // The types are a vocabulary: importing them shows nothing.
-            Some("types") => (),
-            Some(interface) => imports.push(interface.to_owned()),
-            None => problems.push(format!("it imports `{}`, which is not offered to policies", name.escape_default())),
-        }
-    }
-    for wanted in ["configure", "evaluate"] {
-        if !names.functions.contains(&wanted) {
-            problems
-                .push(format!("it does not export `{wanted}`: is it built for the world `policy` of wit/policy.wit?"));
-        }
-    }
-    if problems.is_empty() { Ok(imports) } else { Err(Unfit(problems)) }
-}
-
-fn check_kind(bytes: &[u8]) -> Result<(), Unfit> {
-    if !bytes.starts_with(b"\0asm") {
-        return Err(Unfit::from("it is not WebAssembly".to_owned()));
-    }
-    if bytes.get(4..8) == Some(&[1, 0, 0, 0]) {
-        let what = "it is a core module, not a component: run `portcullis policy componentize` on it";
-        return Err(Unfit::from(what.to_owned()));
-    }
-    Ok(())
-}
-
-/// What a component imports, and the functions that it exports, by name.
-#[derive(Default)]
-struct Names<'b> {
-    imports: Vec<&'b str>,
-    functions: Vec<&'b str>,
-}
-
-fn names(bytes: &[u8]) -> Result<Names<'_>, BinaryReaderError> {
-    let mut names = Names::default();
-    // Modules and components within a component have imports and exports of their own.
-    let mut depth = 0_u32;
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload? {
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(section) if depth == 0 => {
-                for import in section {
-                    let import = import?;
-                    // A name for a type that is known shows nothing.
-                    if !matches!(import.ty, ComponentTypeRef::Type(TypeBounds::Eq(_))) {
-                        names.imports.push(import.name.name);
-                    }
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 0 => {
-                for export in section {
-                    let export = export?;
-                    if export.kind == ComponentExternalKind::Func {
-                        names.functions.push(export.name.name);
-                    }
-                }
-            }
-            _ => (),
-        }
-    }
-    Ok(names)
-}
-
-fn offered(import: &str) -> Option<&str> {
-    let (interface, version) = import.strip_prefix(PACKAGE)?.split_once('@')?;
-    (OFFERED.contains(&interface) && version.starts_with("0.1.")).then_some(interface)
 }
 
 pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, Unfit> {

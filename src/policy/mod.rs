@@ -7,10 +7,10 @@
 mod bundle;
 mod cache;
 mod compiler;
-mod description;
 mod explanation;
 mod guest;
 mod host;
+mod inspection;
 mod kept;
 mod lane;
 mod limits;
@@ -41,10 +41,10 @@ use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
 pub use compiler::{Bounds, Compiler, THIS_PROGRAM, work};
-pub use description::{Description, ModuleKind, describe};
 pub use explanation::{Dissent, Explanation, JoinedFields};
 pub use guest::Failure;
 pub use host::{Inquiry, Subject};
+pub use inspection::{Description, ModuleKind, describe};
 pub use lane::Busy;
 pub use manifest::{Mode, is_name as is_policy_name};
 pub use measure::{Footprint, Timing};
