@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::Timestamp,
     policy::{
-        ContextFacts, Explanation, Module, PolicySet, PrincipalFacts, Problem, ReloadOutcome, Report, Scenario,
+        ContextFacts, Disagreement, Explanation, Module, PrincipalFacts, Problem, ReloadOutcome, Report, Scenario,
         SecretFacts, Trigger,
     },
 };
@@ -63,6 +63,26 @@ pub struct PolicyBody {
     p50_us: Option<f64>,
     /// 99 of 100 calls took at most this, in microseconds.
     p99_us: Option<f64>,
+    /// In shadow mode: the last answers that differed about this tenant's secrets, newest first, 100 at most. The audit
+    /// log has all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    latest_disagreements: Vec<DisagreementBody>,
+}
+
+/// An answer of a shadow module that differed from what was decided.
+#[derive(Serialize, ToSchema)]
+pub struct DisagreementBody {
+    /// When the request arrived.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// The request, as in the audit log.
+    request_id: String,
+    /// What was asked for.
+    action: &'static str,
+    /// Where.
+    path: String,
+    /// What the module would have decided: `allow` or `deny`.
+    would: &'static str,
 }
 
 /// The policies in force.
@@ -168,22 +188,37 @@ pub async fn list(State(app): State<App>, _: Caller, _: NoQuery) -> Response {
     responses((status = 200, body = PolicyBody), (status = "4XX", body = ErrorEnvelope)))]
 pub async fn describe_one(
     State(app): State<App>,
-    _: Caller,
+    caller: Caller,
     _: NoQuery,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    describe_named(&app.vault.policies().current(), &name)
+    describe_named(&app, &caller, &name)
 }
 
 /// As [`describe_one`], of a policy that is named as the dry run is.
-pub async fn describe_test(State(app): State<App>, _: Caller, _: NoQuery) -> Result<Response, ApiError> {
-    describe_named(&app.vault.policies().current(), "test")
+pub async fn describe_test(State(app): State<App>, caller: Caller, _: NoQuery) -> Result<Response, ApiError> {
+    describe_named(&app, &caller, "test")
 }
 
-fn describe_named(set: &PolicySet, name: &str) -> Result<Response, ApiError> {
+fn describe_named(app: &App, caller: &Caller, name: &str) -> Result<Response, ApiError> {
+    let set = app.vault.policies().current();
     let module = set.modules.iter().find(|module| module.reference.name == name);
     let module = module.ok_or_else(|| ApiError::new("policy_not_found", "No policy of this name is in force"))?;
-    Ok(reply(&describe(module, set.generation, set.loaded_at)))
+    let latest = module.stats.latest_disagreements(&caller.vault.principal.tenant);
+    let latest_disagreements = latest.into_iter().map(DisagreementBody::from).collect();
+    Ok(reply(&PolicyBody { latest_disagreements, ..describe(module, set.generation, set.loaded_at) }))
+}
+
+impl From<Disagreement> for DisagreementBody {
+    fn from(disagreement: Disagreement) -> Self {
+        Self {
+            at: disagreement.at,
+            request_id: disagreement.request_id.to_string(),
+            action: disagreement.action.as_str(),
+            path: disagreement.path.as_str().to_owned(),
+            would: disagreement.would,
+        }
+    }
 }
 
 fn describe(module: &Module, generation: u64, loaded_at: Timestamp) -> PolicyBody {
@@ -206,6 +241,7 @@ fn describe(module: &Module, generation: u64, loaded_at: Timestamp) -> PolicyBod
         disagreements: module.stats.disagreements(),
         p50_us: micros(0.5),
         p99_us: micros(0.99),
+        latest_disagreements: Vec::new(),
     }
 }
 

@@ -53,7 +53,7 @@ pub use replay::{Access, Flip, Judgement, Outcome, PastEvent, Turn, Unjudged};
 pub use scenario::{ContextFacts, PrincipalFacts, Problem, Scenario, SecretFacts};
 pub use session::{Duty, Opinion, Session, Until};
 pub use set::{Module, PolicySet};
-pub use stats::{OUTCOMES, Stats};
+pub use stats::{Disagreement, OUTCOMES, Stats};
 pub use trial::{Trial, try_directory, try_module};
 pub use watch::Watch;
 

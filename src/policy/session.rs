@@ -18,6 +18,7 @@ use super::{
     lane,
     manifest::{Entry, Mode},
     set::Module,
+    stats::Disagreement,
 };
 use crate::domain::{Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, SecretPath, Verdict};
 
@@ -165,16 +166,24 @@ impl<S: Deref<Target = PolicySet>> Session<S> {
             heard
         });
         if self.counted {
-            self.tell_dissent(&decision, &subject.path);
+            self.tell_dissent(&decision, action, &subject.path);
         }
         decision
     }
 
-    fn tell_dissent(&self, decision: &Decision, path: &SecretPath) {
+    fn tell_dissent(&self, decision: &Decision, action: Action, path: &SecretPath) {
         for (reference, would) in &decision.dissent {
             tracing::info!(policy = reference.name, %path, would, "a shadow policy disagrees");
             let of_it = |module: &&Module| Arc::ptr_eq(&module.reference, reference);
-            self.set.modules.iter().filter(of_it).for_each(|module| module.stats.disagreed());
+            let Some(module) = self.set.modules.iter().find(of_it) else { continue };
+            module.stats.disagreed(Disagreement {
+                at: self.inquiry.context.now,
+                tenant: self.inquiry.identity.tenant.clone(),
+                request_id: Arc::clone(&self.inquiry.context.request_id),
+                action,
+                path: path.clone(),
+                would,
+            });
         }
     }
 }

@@ -1,12 +1,18 @@
-//! What a module has done since it was loaded. Counted without locks, read by the metrics and by `GET /v1/policies`.
+//! What a module has done since it was loaded, for the metrics and `GET /v1/policies`. What every call adds is counted
+//! without locks.
 
 use std::{
     array,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use super::lane::Pace;
+use crate::domain::{Action, SecretPath, TenantId, Timestamp};
 
 /// The outcomes that are counted apart, in the order of [`Stats::outcomes`].
 pub const OUTCOMES: [&str; 9] =
@@ -16,11 +22,32 @@ const NOT_CALLED: &str = "given_up";
 /// Buckets grow by a quarter: the error of a quantile is at most that. The last takes all that is longer.
 const BUCKETS: usize = 96;
 
+/// Disagreements that are remembered one by one.
+const REMEMBERED: usize = 100;
+
+/// An answer of a shadow module that differed from what was decided.
+#[derive(Debug, Clone)]
+pub struct Disagreement {
+    /// When the request arrived.
+    pub at: Timestamp,
+    /// Whose secret it was about.
+    pub tenant: TenantId,
+    /// The request, as in the audit log.
+    pub request_id: Arc<str>,
+    /// What was asked for.
+    pub action: Action,
+    /// Where.
+    pub path: SecretPath,
+    /// What the module would have decided: `allow` or `deny`.
+    pub would: &'static str,
+}
+
 /// Counters of one module.
 #[derive(Debug)]
 pub struct Stats {
     outcomes: [AtomicU64; OUTCOMES.len()],
     disagreements: AtomicU64,
+    latest: Mutex<VecDeque<Disagreement>>,
     nanos: AtomicU64,
     durations: [AtomicU64; BUCKETS],
     pub(super) pace: Pace,
@@ -31,6 +58,7 @@ impl Default for Stats {
         Self {
             outcomes: array::from_fn(|_| AtomicU64::new(0)),
             disagreements: AtomicU64::new(0),
+            latest: Mutex::default(),
             nanos: AtomicU64::new(0),
             durations: array::from_fn(|_| AtomicU64::new(0)),
             pace: Pace::default(),
@@ -56,8 +84,18 @@ impl Stats {
     }
 
     /// Counts one answer of a shadow module that differs from what was decided.
-    pub fn disagreed(&self) {
+    pub fn disagreed(&self, disagreement: Disagreement) {
         self.disagreements.fetch_add(1, Relaxed);
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.truncate(REMEMBERED - 1);
+        latest.push_front(disagreement);
+    }
+
+    /// The last answers that differed, about this tenant's secrets, newest first.
+    #[must_use]
+    pub fn latest_disagreements(&self, tenant: &TenantId) -> Vec<Disagreement> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.iter().filter(|disagreement| disagreement.tenant == *tenant).cloned().collect()
     }
 
     /// How often each outcome was seen.

@@ -84,6 +84,8 @@ async fn a_shadow_is_always_asked_and_only_its_disagreements_are_counted() {
         assert_eq!(asked, 2, "{modules:?}");
         let (_, shadow) = server.root().get("/v1/policies/m1").await.json().await;
         assert_eq!(shadow["disagreements"], expected, "{modules:?}");
+        let listed = shadow["latest_disagreements"].as_array().map_or(0, Vec::len);
+        assert_eq!(u64::try_from(listed).unwrap(), expected, "{modules:?}: each is listed");
         let text = server.http.get(format!("{}/v1/metrics", server.url)).send().await.unwrap().text().await.unwrap();
         let counted = format!("portcullis_policy_shadow_disagreements_total{{policy=\"m1\"}} {expected}");
         assert!(text.contains(&counted), "{modules:?}");
@@ -182,4 +184,17 @@ async fn duties_about_fields_are_joined_to_the_stricter() {
         root.store("free/ok", all.clone()).await;
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_disagreement_is_listed_for_its_tenant_alone() {
+    let server = server(&["allow", "deny!shadow"]).await;
+    let stranger = server.client_with_token(server.token_with("user:root", "acme", &crate::support::ALL_SCOPES, &[]));
+    let request_id = server.root().get("/v1/secrets/a/b").await.header("x-request-id").unwrap();
+    let (_, told) = server.root().get("/v1/policies/m1").await.json().await;
+    let listed = &told["latest_disagreements"][0];
+    let said = (&listed["request_id"], &listed["action"], &listed["path"], &listed["would"]);
+    assert_eq!(said, (&json!(request_id), &json!("read"), &json!("a/b"), &json!("deny")));
+    let (_, told) = stranger.get("/v1/policies/m1").await.json().await;
+    assert_eq!((&told["disagreements"], told.get("latest_disagreements")), (&json!(1), None));
 }
