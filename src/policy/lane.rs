@@ -21,6 +21,8 @@ pub const LONG: Duration = Duration::from_millis(5);
 /// A module that had a long call is slow until it had so many others, or for so long.
 const QUICK_CALLS: u32 = 1_000;
 const SLOW_FOR: Duration = Duration::from_mins(1);
+/// The longest that a thread rests after a request.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// How long a request waits for a thread, and how many requests to each thread may wait.
 const PATIENCE: Duration = Duration::from_secs(2);
 const WAITING: usize = 64;
@@ -110,12 +112,16 @@ impl Lane {
         Ok(Self { places: Arc::new(Semaphore::new(threads * (1 + WAITING))), turns, jobs })
     }
 
-    /// Has something done on one of the threads.
+    /// Has something done on one of the threads, which rests afterwards for as long as the work says: whoever asks for
+    /// what cannot end must not keep a processor busy for good.
     ///
     /// # Errors
     ///
     /// [`Busy`] where too many wait already, or no thread was free in time.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> (T, Duration) + Send + 'static,
+    ) -> Result<T, Busy> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Busy)?;
         let waiting = tokio::time::timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned());
         let turn = waiting.await.map_err(|_| Busy)?.map_err(|_| Busy)?;
@@ -124,10 +130,11 @@ impl Lane {
         // Whoever asked may be gone before the answer is there; the thread is taken until then nevertheless.
         let held: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, turn);
         let job = move || {
-            let done = catch_unwind(AssertUnwindSafe(|| span.in_scope(work)));
-            drop(held);
-            if let Ok(done) = done {
-                answer.send(done).ok();
+            let Ok((done, rest)) = catch_unwind(AssertUnwindSafe(|| span.in_scope(work))) else { return };
+            let resting = (!rest.is_zero()).then_some(held);
+            answer.send(done).ok();
+            if resting.is_some() {
+                thread::sleep(rest.min(LONGEST_REST));
             }
         };
         self.jobs.send(Box::new(job)).map_err(|_| Busy)?;
@@ -174,27 +181,29 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_thread_waits_a_while_and_not_in_a_crowd() {
         let lane = Arc::new(Lane::start(threads()).unwrap());
-        assert_eq!(lane.run(|| 7).await, Ok(7));
-        assert!(lane.run(|| panic!("on purpose")).await.is_err());
-        assert_eq!(lane.run(|| 8).await, Ok(8), "a panic takes no thread away");
+        assert_eq!(lane.run(|| (7, Duration::ZERO)).await, Ok(7));
+        assert!(lane.run::<()>(|| panic!("on purpose")).await.is_err());
+        assert_eq!(lane.run(|| (8, Duration::ZERO)).await, Ok(8), "a panic takes no thread away");
         let (release, released) = mpsc::channel::<()>();
         let released = Arc::new(Mutex::new(released));
         let mut asking = tokio::task::JoinSet::new();
         for _ in 0..threads() * (1 + WAITING) {
             let (lane, released) = (Arc::clone(&lane), Arc::clone(&released));
-            asking.spawn(async move { lane.run(move || released.lock().unwrap().recv().is_err()).await });
+            asking.spawn(
+                async move { lane.run(move || (released.lock().unwrap().recv().is_err(), Duration::ZERO)).await },
+            );
         }
         while lane.places.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
         let before = tokio::time::Instant::now();
-        assert_eq!(lane.run(|| ()).await, Err(Busy), "a crowd waits already");
+        assert_eq!(lane.run(|| ((), Duration::ZERO)).await, Err(Busy), "a crowd waits already");
         assert_eq!(before.elapsed(), Duration::ZERO);
         tokio::time::sleep(PATIENCE * 2).await;
         drop(release);
         let answers = asking.join_all().await;
         assert_eq!(answers.iter().filter(|answer| **answer == Ok(true)).count(), threads());
-        assert_eq!(lane.run(|| 9).await, Ok(9));
+        assert_eq!(lane.run(|| (9, Duration::ZERO)).await, Ok(9));
     }
 
     #[test]

@@ -192,7 +192,8 @@ impl Policies {
         }
         let rest = move || {
             round.go_on(Duration::MAX);
-            round.end()
+            let late = round.late();
+            (round.end(), late)
         };
         self.slow.run(rest).await
     }
@@ -210,7 +211,7 @@ impl Policies {
         subject: Subject,
     ) -> Result<Explanation, Busy> {
         let set = Arc::clone(set);
-        self.dry.run(move || Session::dry(&*set, inquiry).explain(action, &subject)).await
+        self.dry.run(move || (Session::dry(&*set, inquiry).explain(action, &subject), Duration::ZERO)).await
     }
 
     /// Where policies are loaded from.

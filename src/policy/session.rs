@@ -38,8 +38,9 @@ pub struct Session<S> {
     counted: bool,
     /// How long this thread had worked when that was last asked.
     worked: Duration,
-    /// The time of all calls so far.
+    /// The time of all calls so far, and of those that did not end in time.
     spent: Duration,
+    late: Duration,
 }
 
 /// How many of a request's questions are put.
@@ -110,7 +111,15 @@ impl<S: Deref<Target = PolicySet>> Session<S> {
     /// Begins. Instances are made when first needed.
     pub(super) fn new(set: S, inquiry: impl Into<Arc<Inquiry>>) -> Self {
         let slots = set.modules.iter().map(|_| Slot::default()).collect();
-        Self { set, inquiry: inquiry.into(), slots, counted: true, worked: lane::worked(), spent: Duration::ZERO }
+        Self {
+            set,
+            inquiry: inquiry.into(),
+            slots,
+            counted: true,
+            worked: lane::worked(),
+            spent: Duration::ZERO,
+            late: Duration::ZERO,
+        }
     }
 
     /// Begins the questions of a dry run: decided as in earnest, counted and logged nowhere.
@@ -158,6 +167,9 @@ impl<S: Deref<Target = PolicySet>> Session<S> {
             let exhausted = self.spent > PATIENCE;
             let heard = slot.ask(module, &self.inquiry, action, subject, exhausted);
             self.spent += heard.took;
+            if matches!(heard.answer, Err(Failure::Deadline)) {
+                self.late += heard.took;
+            }
             if self.counted {
                 module.stats.pace.called(worked_long(&mut self.worked, heard.took));
                 module.stats.called(outcome_of(&heard.answer), heard.took);
@@ -221,6 +233,11 @@ impl Round {
             }
         }
         false
+    }
+
+    /// How long modules were asked that did not answer in time.
+    pub(super) fn late(&self) -> Duration {
+        self.session.late
     }
 
     /// The decisions, and what the modules asked about the request itself.

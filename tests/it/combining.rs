@@ -190,11 +190,11 @@ async fn duties_about_fields_are_joined_to_the_stricter() {
 async fn a_disagreement_is_listed_for_its_tenant_alone() {
     let server = server(&["allow", "deny!shadow"]).await;
     let stranger = server.client_with_token(server.token_with("user:root", "acme", &crate::support::ALL_SCOPES, &[]));
-    let request_id = server.root().get("/v1/secrets/a/b").await.header("x-request-id").unwrap();
+    let request_id = server.root().get("/v1/secrets/a/x").await.header("x-request-id").unwrap();
     let (_, told) = server.root().get("/v1/policies/m1").await.json().await;
     let listed = &told["latest_disagreements"][0];
     let said = (&listed["request_id"], &listed["action"], &listed["path"], &listed["would"]);
-    assert_eq!(said, (&json!(request_id), &json!("read"), &json!("a/b"), &json!("deny")));
+    assert_eq!(said, (&json!(request_id), &json!("read"), &json!("a/x"), &json!("deny")));
     let (_, told) = stranger.get("/v1/policies/m1").await.json().await;
     assert_eq!((&told["disagreements"], told.get("latest_disagreements")), (&json!(1), None));
 }
