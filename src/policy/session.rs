@@ -219,11 +219,9 @@ impl Round {
     /// Puts questions, in their order, until there is no more to ask or the time is over. Whether there is no more.
     pub(super) fn go_on(&mut self, time: Duration) -> bool {
         let limit = self.session.spent.saturating_add(time);
-        while self.session.spent <= limit {
-            if self.until == Until::Allowed(self.allowed) {
-                return true;
-            }
-            let Some(subject) = self.subjects.next() else { return true };
+        while self.until != Until::Allowed(self.allowed)
+            && let Some(subject) = self.subjects.next()
+        {
             let decision = self.session.decide(self.action, &subject);
             let permits = matches!(decision.verdict, Verdict::Allow(_));
             self.allowed += usize::from(permits);
@@ -231,8 +229,11 @@ impl Round {
             if !permits && self.until == Until::Denied {
                 return true;
             }
+            if self.session.spent > limit {
+                return self.subjects.len() == 0;
+            }
         }
-        false
+        true
     }
 
     /// How long modules were asked that did not answer in time.
