@@ -8,8 +8,8 @@ use std::{fs, hint::black_box, path::Path, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis::{
-    domain::{Action, Identity, IdentityKind, RequestContext, Scopes, SecretPath, TenantId, Timestamp},
-    policy::{Inquiry, Policies, PolicySet, Subject},
+    domain::{Action, SecretPath, Timestamp},
+    policy::{Inquiry, Policies, PolicySet, Scenario, Subject},
 };
 use serde_json::json;
 
@@ -36,24 +36,12 @@ fn policies(directory: &Path, rules: usize) -> Arc<PolicySet> {
 }
 
 fn inquiry() -> Inquiry {
-    let identity = Identity {
-        id: "sa:checkout".into(),
-        kind: IdentityKind::of_subject("sa:checkout").unwrap(),
-        tenant: TenantId::parse("default").unwrap(),
-        scopes: Scopes::default(),
-        groups: vec!["g3".to_owned(), "g7".to_owned()],
-        authentication_methods: Vec::new(),
-        authenticated_at: None,
-        expires_at: Timestamp::default(),
-        claims: json!({}),
-    };
-    let context = RequestContext {
-        request_id: "bench".into(),
-        now: Timestamp::default(),
-        source_ip: Some([10, 0, 0, 1].into()),
-        user_agent: None,
-    };
-    Inquiry { identity: Arc::new(identity), context }
+    let scenario = json!({
+        "path": "teams",
+        "principal": {"id": "sa:checkout", "groups": ["g3", "g7"]},
+        "context": {"source_ip": "10.0.0.1"},
+    });
+    serde_json::from_value::<Scenario>(scenario).unwrap().pose(Timestamp::default()).unwrap().0
 }
 
 /// A hundred paths, half of them permitted.

@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{guest::Failure, host::Inquiry, host::Subject, set::PolicySet};
+use super::{
+    guest::Failure,
+    host::{Inquiry, Subject},
+    set::{Module, PolicySet},
+};
 use crate::domain::Action;
 
 /// How long a step takes, over many rounds.
@@ -33,6 +37,8 @@ pub struct Footprint {
 
 /// Sizes of a batch that are timed.
 const BATCHES: [usize; 3] = [1, 10, 100];
+/// Calls of each instance that are timed.
+const CALLS: usize = 10;
 
 impl PolicySet {
     /// Times each module by itself (a fresh instance, its first call, a further call) and batches through all of them,
@@ -49,29 +55,10 @@ impl PolicySet {
     ) -> Result<(Vec<Timing>, Vec<Footprint>), (String, Failure)> {
         let (mut timings, mut footprints) = (Vec::new(), Vec::new());
         for module in &self.modules {
-            let name = &module.reference.name;
-            let failed = |failure| (name.clone(), failure);
-            let (mut fresh, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new());
-            let mut memory_bytes = 0;
-            for _ in 0..rounds {
-                let inquiry = inquiry.clone().into();
-                let (guest, took) = timed(|| module.template.instantiate(inquiry));
-                let mut guest = guest.map_err(failed)?;
-                fresh.push(took);
-                for (index, (action, subject)) in questions.iter().take(10).enumerate() {
-                    let (answer, took) = timed(|| guest.evaluate(*action, subject.clone()));
-                    if index == 0 { &mut first } else { &mut further }.push(took);
-                    if answer.is_err() {
-                        break;
-                    }
-                }
-                memory_bytes = memory_bytes.max(guest.memory_taken());
-            }
-            footprints.push(Footprint { module: name.clone(), memory_bytes });
-            for (step, samples) in [("a fresh instance", fresh), ("its first call", first), ("a further call", further)]
-            {
-                timings.extend(summary(step.to_owned(), Some(name.clone()), samples));
-            }
+            let measured = module.measure(inquiry, questions, rounds);
+            let (steps, footprint) = measured.map_err(|failure| (module.reference.name.clone(), failure))?;
+            timings.extend(steps);
+            footprints.push(footprint);
         }
         for size in BATCHES {
             let samples = (0..rounds).map(|_| timed(|| self.batch(inquiry, questions, size)).1).collect();
@@ -85,6 +72,36 @@ impl PolicySet {
         for (action, subject) in questions.iter().cycle().take(size) {
             session.decide(*action, subject);
         }
+    }
+}
+
+impl Module {
+    fn measure(
+        &self,
+        inquiry: &Inquiry,
+        questions: &[(Action, Subject)],
+        rounds: usize,
+    ) -> Result<(Vec<Timing>, Footprint), Failure> {
+        let (mut fresh, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new());
+        let mut memory_bytes = 0;
+        for _ in 0..rounds {
+            let inquiry = inquiry.clone().into();
+            let (guest, took) = timed(|| self.template.instantiate(inquiry));
+            let mut guest = guest?;
+            fresh.push(took);
+            for (index, (action, subject)) in questions.iter().take(CALLS).enumerate() {
+                let (answer, took) = timed(|| guest.evaluate(*action, subject.clone()));
+                if index == 0 { &mut first } else { &mut further }.push(took);
+                if answer.is_err() {
+                    break;
+                }
+            }
+            memory_bytes = memory_bytes.max(guest.memory_taken());
+        }
+        let name = &self.reference.name;
+        let steps = [("a fresh instance", fresh), ("its first call", first), ("a further call", further)];
+        let timings = steps.into_iter().filter_map(|(step, took)| summary(step.to_owned(), Some(name.clone()), took));
+        Ok((timings.collect(), Footprint { module: name.clone(), memory_bytes }))
     }
 }
 

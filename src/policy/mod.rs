@@ -214,12 +214,6 @@ impl Policies {
         self.dry.run(move || (Session::dry(&*set, inquiry).explain(action, &subject), Duration::ZERO)).await
     }
 
-    /// Where policies are loaded from.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// What became of the last reload. As long as it was rejected, the directory holds something else than what serves.
     #[must_use]
     pub fn last_reload(&self) -> Report {

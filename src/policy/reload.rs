@@ -140,23 +140,17 @@ impl Policies {
 impl Reload {
     /// Puts what was found in force, if it is good.
     pub async fn conclude(self) -> Report {
-        let (outcome, problems) = match self.finding {
-            Finding::Ready(candidate) => {
-                let Candidate { set, bundle } = *candidate;
-                let generation = set.generation;
-                self.policies.install(Arc::new(set));
-                let report = self.policies.report(self.trigger, self.at, self.began, ReloadOutcome::Loaded, Vec::new());
-                let policies = Arc::clone(&self.policies);
-                tokio::task::spawn_blocking(move || policies.keep(generation, &bundle)).await.ok();
-                return report;
-            }
-            Finding::Unchanged => (ReloadOutcome::Unchanged, Vec::new()),
-            Finding::Rejected(problems) => (ReloadOutcome::Rejected, problems),
-        };
-        self.policies.report(self.trigger, self.at, self.began, outcome, problems)
+        let Finding::Ready(candidate) = self.finding else { return self.abandon() };
+        let Candidate { set, bundle } = *candidate;
+        let generation = set.generation;
+        self.policies.install(Arc::new(set));
+        let report = self.policies.report(self.trigger, self.at, self.began, ReloadOutcome::Loaded, Vec::new());
+        let policies = Arc::clone(&self.policies);
+        tokio::task::spawn_blocking(move || policies.keep(generation, &bundle)).await.ok();
+        report
     }
 
-    /// Leaves what is in force as it is, since what was found could not be put on record.
+    /// Leaves what is in force as it is. A good finding is left unused where it could not be put on record.
     #[must_use]
     pub fn abandon(self) -> Report {
         let (outcome, problems) = match self.finding {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    guests::{Directory, labelled},
+    guests::{Directory, MODULES, below_their_names, labelled},
     support::{READER, ROOT_MAY_ALL, TestServer, metric, rules_directory},
 };
 
@@ -214,16 +214,8 @@ async fn hostile_guests_are_denied_in_a_dry_run_too() {
     }
 }
 
-/// As many modules as a manifest may name.
-const MODULES: usize = 64;
-
 async fn hostile_guests_are_denied(guests: &[(String, String)]) {
-    let mut directory = Directory::new();
-    for (guest, outcome) in guests {
-        let deadline = if outcome.starts_with("deadline") { "100ms" } else { "5s" };
-        directory = directory.with(guest, &format!("paths = [\"{guest}/**\"]\ndeadline = \"{deadline}\""));
-    }
-    let server = directory.server().await;
+    let server = below_their_names(guests).server().await;
     let root = server.root();
     let mut wrong = Vec::new();
     for (guest, label) in guests {

@@ -1,12 +1,12 @@
 //! Modules that nobody wrote: generated at random, loaded and asked as any other. Each ends in a refusal, or in answers
 //! that are denials or well-formed.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, panic::catch_unwind, path::Path, sync::Arc, thread, time::Instant};
+use std::{collections::BTreeMap, fs, panic::catch_unwind, path::Path, thread, time::Instant};
 
 use arbitrary::Unstructured;
 use portcullis::{
-    domain::{Action, Clock, Identity, IdentityKind, RequestContext, Scopes, SecretPath, TenantId, Timestamp},
-    policy::{Inquiry, Opinion, Policies, PolicyError, Subject},
+    domain::{Action, Clock, SecretPath, Timestamp},
+    policy::{Inquiry, Opinion, Policies, PolicyError, Scenario, Subject},
     server::SystemClock,
 };
 use serde_json::json;
@@ -162,24 +162,12 @@ fn check(allowed: bool, opinions: &[Opinion]) {
 }
 
 fn inquiry() -> Inquiry {
-    let identity = Identity {
-        id: "user:u".into(),
-        kind: IdentityKind::of_subject("user:u").unwrap(),
-        tenant: TenantId::default_tenant(),
-        scopes: Scopes::default(),
-        groups: vec!["developers".to_owned()],
-        authentication_methods: vec!["pwd".to_owned()],
-        authenticated_at: None,
-        expires_at: Timestamp::default(),
-        claims: json!({"sub": "user:u"}),
-    };
-    let context = RequestContext {
-        request_id: "req_generated".into(),
-        now: Timestamp::default(),
-        source_ip: Some(IpAddr::from([127, 0, 0, 1])),
-        user_agent: None,
-    };
-    Inquiry { identity: Arc::new(identity), context }
+    let scenario = json!({
+        "path": "a",
+        "principal": {"id": "user:u", "groups": ["developers"], "authentication_methods": ["pwd"], "claims": {"sub": "user:u"}},
+        "context": {"source_ip": "127.0.0.1"},
+    });
+    serde_json::from_value::<Scenario>(scenario).unwrap().pose(Timestamp::default()).unwrap().0
 }
 
 /// The module of a seed.

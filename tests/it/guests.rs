@@ -71,6 +71,17 @@ impl Directory {
     }
 }
 
+/// How many modules are loaded at a time; a manifest has 64 at most.
+pub const MODULES: usize = 50;
+
+/// Guests by label, each below its own name, and with a deadline that those alone miss which shall.
+pub fn below_their_names(guests: &[(String, String)]) -> Directory {
+    guests.iter().fold(Directory::new(), |directory, (guest, outcome)| {
+        let deadline = if outcome.starts_with("deadline") { "100ms" } else { "5s" };
+        directory.with(guest, &format!("paths = [\"{guest}/**\"]\ndeadline = \"{deadline}\""))
+    })
+}
+
 /// The text of a guest. Lines between `;;repeat N` and `;;end` stand there N times, each `#` in them for the number.
 pub fn source(guest: &str) -> String {
     let written = fs::read_to_string(sources().join(format!("{guest}.wat"))).unwrap();

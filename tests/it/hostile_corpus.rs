@@ -13,8 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     child::Process,
-    guests::{Directory, labelled},
-    hostile_policies::MODULES,
+    guests::{Directory, MODULES, labelled},
     support::Client,
 };
 

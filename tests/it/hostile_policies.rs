@@ -9,12 +9,9 @@ use serde_json::{Value, json};
 
 use crate::{
     child::Process,
-    guests::{Directory, assemble, componentize, core_module, labelled},
+    guests::{Directory, MODULES, assemble, below_their_names, componentize, core_module, labelled},
     support::TestServer,
 };
-
-/// How many modules are loaded at a time; a manifest has 64 at most.
-pub const MODULES: usize = 50;
 
 /// The calls of a module by outcome, as the metrics show them; those that were seen.
 pub async fn outcomes(server: &TestServer, policy: &str) -> BTreeMap<String, u64> {
@@ -42,12 +39,7 @@ async fn a_failure_denies_its_path_and_no_other() {
 
 /// What these guests do other than their labels say.
 async fn failures_of(guests: &[(String, String)]) -> Vec<String> {
-    let mut directory = Directory::new();
-    for (guest, outcome) in guests {
-        let deadline = if outcome.starts_with("deadline") { "100ms" } else { "5s" };
-        directory = directory.with(guest, &format!("paths = [\"{guest}/**\"]\ndeadline = \"{deadline}\""));
-    }
-    let server = directory.server().await;
+    let server = below_their_names(guests).server().await;
     let root = server.root();
     let mut wrong = Vec::new();
     for (guest, label) in guests {
