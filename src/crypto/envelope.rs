@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::CryptoError;
-use crate::domain::{Entropy, SecretPath, TenantId, Version};
+use crate::domain::{Entropy, SecretPath, Version};
 
 /// A 256-bit key, wiped when dropped.
 pub type Key = Zeroizing<[u8; 32]>;
@@ -30,6 +30,8 @@ pub enum Purpose {
     DataKey,
     /// A tenant's key under a key derived from the root key.
     TenantKey,
+    /// A key of the vault's own under a key derived from the root key.
+    VaultKey,
 }
 
 impl Purpose {
@@ -38,13 +40,15 @@ impl Purpose {
             Self::Value => b"value",
             Self::DataKey => b"data-key",
             Self::TenantKey => b"tenant-key",
+            Self::VaultKey => b"vault-key",
         }
     }
 }
 
 /// The place that a ciphertext belongs to; it opens nowhere else.
 pub struct Place<'a> {
-    pub tenant: &'a TenantId,
+    /// The tenant; the key's name for a key of the vault's own.
+    pub owner: &'a str,
     pub path: Option<&'a SecretPath>,
     pub version: Option<Version>,
     /// The generation of the key that wraps.
@@ -59,7 +63,7 @@ impl Place<'_> {
         let path = self.path.map_or("", SecretPath::as_str);
         let version = self.version.map_or(0, Version::get).to_be_bytes();
         let generation = self.key_generation.to_be_bytes();
-        for part in [self.tenant.as_str().as_bytes(), path.as_bytes(), &version, purpose.label(), &generation] {
+        for part in [self.owner.as_bytes(), path.as_bytes(), &version, purpose.label(), &generation] {
             let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
             data.extend_from_slice(&length.to_be_bytes());
             data.extend_from_slice(part);
@@ -169,7 +173,7 @@ pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::SecretPath;
+    use crate::domain::{SecretPath, TenantId};
 
     struct Counting(std::sync::atomic::AtomicU8);
 
@@ -193,7 +197,7 @@ mod tests {
     }
 
     fn data_of(place: &(TenantId, Option<SecretPath>, Option<Version>, u32), purpose: Purpose) -> Vec<u8> {
-        Place { tenant: &place.0, path: place.1.as_ref(), version: place.2, key_generation: place.3 }
+        Place { owner: place.0.as_str(), path: place.1.as_ref(), version: place.2, key_generation: place.3 }
             .associated_data(purpose)
     }
 

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use zeroize::Zeroizing;
+
 use super::{
     CryptoError, RootKey,
     envelope::{Key, Place, Purpose, fresh_key, open, seal, unwrap, wrap},
@@ -71,6 +73,24 @@ impl Keyring {
         Ok(())
     }
 
+    /// Makes a key of the vault's own, to be kept by the store under this name.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] never, unless the cipher fails.
+    pub fn fresh_vault_key(&self, name: &str) -> Result<Vec<u8>, CryptoError> {
+        wrap(self.root.bytes(), &fresh_key(&*self.entropy), &vault_key_data(name), &*self.entropy)
+    }
+
+    /// Unwraps a key of the vault's own.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] where it was not wrapped under this root key and name.
+    pub fn vault_key(&self, name: &str, wrapped: &[u8]) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
+        unwrap(self.root.bytes(), wrapped, &vault_key_data(name))
+    }
+
     /// Seals a value for the version that it is about to be.
     ///
     /// # Errors
@@ -85,7 +105,8 @@ impl Keyring {
     ) -> Result<SealedValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
         let wrapping = keys.by_generation.get(&keys.newest).ok_or(CryptoError::UnknownKey)?;
-        let place = Place { tenant, path: Some(path), version: Some(version), key_generation: keys.newest };
+        let place =
+            Place { owner: tenant.as_str(), path: Some(path), version: Some(version), key_generation: keys.newest };
         let data_key = fresh_key(&*self.entropy);
         Ok(SealedValue {
             key_generation: keys.newest,
@@ -109,7 +130,8 @@ impl Keyring {
     ) -> Result<SecretValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
         let wrapping = keys.by_generation.get(&sealed.key_generation).ok_or(CryptoError::UnknownKey)?;
-        let place = Place { tenant, path: Some(path), version: Some(version), key_generation: sealed.key_generation };
+        let (path_there, version_there, key_generation) = (Some(path), Some(version), sealed.key_generation);
+        let place = Place { owner: tenant.as_str(), path: path_there, version: version_there, key_generation };
         let data_key = unwrap(wrapping, &sealed.wrapped_key, &place.associated_data(Purpose::DataKey))?;
         open(&data_key, &sealed.ciphertext, &value_data(tenant, path, version)).map(SecretValue::new)
     }
@@ -120,17 +142,21 @@ impl Keyring {
 }
 
 fn tenant_key_data(tenant: &TenantId, generation: u32) -> Vec<u8> {
-    Place { tenant, path: None, version: None, key_generation: generation }.associated_data(Purpose::TenantKey)
+    Place { owner: tenant.as_str(), path: None, version: None, key_generation: generation }
+        .associated_data(Purpose::TenantKey)
 }
 
 fn value_data(tenant: &TenantId, path: &SecretPath, version: Version) -> Vec<u8> {
-    Place { tenant, path: Some(path), version: Some(version), key_generation: 0 }.associated_data(Purpose::Value)
+    Place { owner: tenant.as_str(), path: Some(path), version: Some(version), key_generation: 0 }
+        .associated_data(Purpose::Value)
+}
+
+fn vault_key_data(name: &str) -> Vec<u8> {
+    Place { owner: name, path: None, version: None, key_generation: 0 }.associated_data(Purpose::VaultKey)
 }
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
 
     struct SystemEntropy;
@@ -167,6 +193,15 @@ mod tests {
         let again = keyring.seal(&ours, &here, one, &value).unwrap();
         assert_ne!(again.wrapped_key, sealed.wrapped_key);
         assert_ne!(again.ciphertext, sealed.ciphertext);
+    }
+
+    #[test]
+    fn a_key_of_the_vaults_own_opens_under_its_root_key_and_name() {
+        let (keyring, other) = (keyring(), keyring());
+        let wrapped = keyring.fresh_vault_key("audit").unwrap();
+        assert!(keyring.vault_key("audit", &wrapped).is_ok());
+        assert!(keyring.vault_key("audits", &wrapped).is_err());
+        assert!(other.vault_key("audit", &wrapped).is_err());
     }
 
     #[test]

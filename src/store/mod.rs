@@ -1,6 +1,7 @@
 //! Where ciphertext, descriptions and the audit log are kept. Obeys; decides nothing: times, versions, ciphertext and
 //! events are made by the caller. Never sees a key or a value.
 
+mod migrations;
 mod postgres;
 mod sql;
 mod sqlite;
@@ -189,6 +190,9 @@ pub trait SecretStore: Send + Sync {
 
     /// Keeps the root key's fingerprint, unless there is one already. Answers what is kept now.
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>>;
+
+    /// Keeps a wrapped key of the vault's own, unless there is one of that name already. Answers what is kept now.
+    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>>;
 
     /// Whether the store can be read and the audit log takes a row.
     async fn ready(&self) -> StoreResult<()>;

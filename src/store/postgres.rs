@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{
-    ConnectOptions, Connection, PgPool, Postgres, SqlSafeStr,
-    migrate::{Migration, MigrationType, Migrator},
+    ConnectOptions, Connection, PgPool, Postgres,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, Stored, tables::Tables};
+use super::{
+    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, Stored, migrations, tables::Tables,
+};
 use crate::domain::{
     AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
     WrappedKey,
@@ -99,6 +100,10 @@ impl SecretStore for PostgresStore {
         Tables::<Postgres>(&mut *self.connection().await?).root_fingerprint(fingerprint).await
     }
 
+    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        Tables::<Postgres>(&mut *self.connection().await?).vault_key(name, wrapped).await
+    }
+
     async fn ready(&self) -> StoreResult<()> {
         let mut transaction = self.pool.begin().await?;
         Tables::<Postgres>(&mut *transaction).probe().await?;
@@ -113,8 +118,6 @@ impl SecretStore for PostgresStore {
 /// Brings the tables to this program's version, on a connection without time limits: a migration takes what it takes.
 async fn migrate(options: &PgConnectOptions) -> StoreResult<()> {
     let mut connection = options.connect().await?;
-    let sql = include_str!("migrations/postgres/0001_vault.sql").into_sql_str();
-    let first = Migration::new(1, "vault".into(), MigrationType::Simple, sql, false);
-    Migrator::with_migrations(vec![first]).run_direct(None, &mut connection, false).await?;
+    migrations::postgres().run_direct(None, &mut connection, false).await?;
     Ok(connection.close().await?)
 }

@@ -9,8 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    ConnectOptions, Connection, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool,
-    migrate::{Migration, MigrationType, Migrator},
+    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -20,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, tables::Tables,
+    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, migrations,
+    tables::Tables,
 };
 use crate::domain::{
     AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
@@ -51,6 +51,7 @@ enum Job {
     Append(Box<AuditRow>, oneshot::Sender<StoreResult<AuditSequence>>),
     AddTenantKey(TenantId, WrappedKey, oneshot::Sender<StoreResult<Vec<WrappedKey>>>),
     RootFingerprint(Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
+    VaultKey(&'static str, Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
     Probe(oneshot::Sender<StoreResult<()>>),
     Close,
 }
@@ -149,6 +150,10 @@ impl SecretStore for SqliteStore {
         self.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
     }
 
+    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        self.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
+    }
+
     async fn ready(&self) -> StoreResult<()> {
         drop(self.reader().await?);
         self.write(Job::Probe).await
@@ -235,6 +240,7 @@ impl Job {
             Self::Append(_, answer) => !answer.is_closed(),
             Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
             Self::RootFingerprint(_, answer) => !answer.is_closed(),
+            Self::VaultKey(_, _, answer) => !answer.is_closed(),
             Self::Probe(answer) => !answer.is_closed(),
             Self::Close => false,
         }
@@ -255,6 +261,7 @@ async fn perform(job: Job, group: &mut SqliteConnection) -> StoreResult<Reply> {
         Job::Commit(request, answer) => settle(tables.apply(*request).await, answer),
         Job::AddTenantKey(tenant, key, answer) => settle(tables.add_tenant_key(&tenant, &key).await, answer),
         Job::RootFingerprint(fingerprint, answer) => settle(tables.root_fingerprint(&fingerprint).await, answer),
+        Job::VaultKey(name, wrapped, answer) => settle(tables.vault_key(name, &wrapped).await, answer),
         Job::Probe(answer) => settle(tables.probe().await, answer),
         Job::Append(..) | Job::Close => None,
     };
@@ -306,7 +313,5 @@ async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
-    let sql = include_str!("migrations/sqlite/0001_vault.sql").into_sql_str();
-    let first = Migration::new(1, "vault".into(), MigrationType::Simple, sql, false);
-    Ok(Migrator::with_migrations(vec![first]).run_direct(None, connection, false).await?)
+    Ok(migrations::sqlite().run_direct(None, connection, false).await?)
 }

@@ -400,6 +400,13 @@ impl<B: Backend> Tables<'_, B> {
         rows.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)
     }
 
+    pub async fn vault_key(&mut self, name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        const KEEP: &str = "INSERT INTO vault_keys (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        self.execute(KEEP, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
+        let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
+        rows.first().ok_or(StoreError::Damaged("vault key"))?.blob(0)
+    }
+
     /// Proves that the audit log takes a row: one that is gone again when the caller commits. The caller must: a row
     /// that is rolled back has never asked the disk for room.
     pub async fn probe(&mut self) -> StoreResult<()> {

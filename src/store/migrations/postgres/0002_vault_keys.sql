@@ -1,0 +1,5 @@
+-- Keys of the vault's own that outlive a root key, each wrapped under it.
+CREATE TABLE vault_keys (
+    name    TEXT PRIMARY KEY,
+    wrapped BYTEA NOT NULL
+);
