@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::{AuditChain, AuditKeys},
     auth::{AuthConfigError, AuthError, Authenticator, TokenError, TokenIssuer},
     config::{Config, ConfigError, PolicyLoadingConfig},
-    crypto::{Keyring, RootKey, RootKeyError},
+    crypto::{CryptoError, Keyring, RootKey, RootKeyError},
     domain::{Clock, Entropy, Timestamp},
     http::{ApiSettings, App, TlsError, router, serve, tls_config},
     policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
@@ -31,6 +32,8 @@ pub enum StartError {
     RootKey(#[from] RootKeyError),
     #[error("the root key is not the one that this vault was made with: give it the right key, or another database")]
     WrongRootKey,
+    #[error("the vault's own keys cannot be unwrapped: {0}")]
+    VaultKey(#[from] CryptoError),
     #[error("the store cannot be opened: {0}")]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -117,9 +120,12 @@ impl Server {
             }
         };
         let metrics = Arc::new(Metrics::default());
+        let keyring = Keyring::new(root, Arc::clone(&entropy));
+        let chain = Arc::new(AuditChain::new(Arc::new(audit_keys(&*store, &keyring).await?), Arc::clone(&clock)));
+        store.start_log(chain).await?;
         let vault = Vault::new(Parts {
             store: Arc::clone(&store),
-            keyring: Keyring::new(root, Arc::clone(&entropy)),
+            keyring,
             policies,
             clock,
             entropy,
@@ -167,6 +173,20 @@ impl Server {
 /// [`TokenError`] where the configured names are empty.
 pub fn token_issuer(config: &Config, root: &RootKey) -> Result<TokenIssuer, TokenError> {
     TokenIssuer::new(&root.token_seed(), config.auth.own_issuer_name.clone(), config.auth.own_audience.clone())
+}
+
+/// The name of the key that the audit log's keys hang from.
+const AUDIT_KEY: &str = "audit";
+
+/// The keys of the audit log, made at the first start.
+///
+/// # Errors
+///
+/// [`StartError`] where the store cannot be read, or holds a key of another vault.
+pub async fn audit_keys(store: &dyn SecretStore, keyring: &Keyring) -> Result<AuditKeys, StartError> {
+    let fresh = keyring.fresh_vault_key(AUDIT_KEY)?;
+    let kept = store.vault_key(AUDIT_KEY, &fresh).await?;
+    Ok(AuditKeys::new(&*keyring.vault_key(AUDIT_KEY, &kept)?))
 }
 
 async fn open_policies(

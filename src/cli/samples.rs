@@ -8,7 +8,7 @@ use super::token::token_id;
 use crate::{
     auth::TokenRequest,
     config::Config,
-    domain::{Clock, Metadata, RequestContext, Scope, SecretPath, SecretType, SecretValue, TenantId},
+    domain::{Clock, Metadata, ReceiptSlot, RequestContext, Scope, SecretPath, SecretType, SecretValue, TenantId},
     server::{Server, StartError, SystemClock, SystemEntropy},
     vault::{Caller, Fault, PutRequest, field_names},
 };
@@ -112,6 +112,7 @@ async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError>
         now: SystemClock.now(),
         source_ip: Some([127, 0, 0, 1].into()),
         user_agent: Some("portcullis serve --dev".into()),
+        receipt: ReceiptSlot::default(),
     };
     let vault = &server.vault;
     let principal = server.authenticator.authenticate(token).await?;

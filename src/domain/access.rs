@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
-use super::{Entropy, SecretValue, Timestamp, hex};
+use super::{Entropy, ReceiptSlot, SecretValue, Timestamp, hex};
 
 /// What a principal wants to do with a path. The words are those that policies see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,6 +56,8 @@ pub struct RequestContext {
     pub source_ip: Option<IpAddr>,
     /// What the client calls itself, cut to 256 bytes.
     pub user_agent: Option<Arc<str>>,
+    /// Where the receipt for what is recorded of the request is laid down.
+    pub receipt: ReceiptSlot,
 }
 
 /// A new name for a request, or for what the vault does by itself.

@@ -14,7 +14,9 @@ mod time;
 pub use access::{
     Action, Decision, Denial, DenialCode, FieldFilter, InputRead, ModuleRef, RequestContext, Verdict, request_id,
 };
-pub use audit::{AuditRow, AuditScan, AuditSequence, StoredAuditRow};
+pub use audit::{
+    AuditOrder, AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Link, Receipt, ReceiptSlot, StoredAuditRow,
+};
 pub use hex::hex;
 pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, MAX_SEGMENTS, SecretPath};
 pub use pattern::{InvalidPattern, MAX_PATTERN_BYTES, PathPattern};

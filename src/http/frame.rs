@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     auth::AuthError,
-    domain::{InvalidPath, Principal, RequestContext, Scope, SecretPath, request_id},
+    domain::{InvalidPath, Principal, ReceiptSlot, RequestContext, Scope, SecretPath, request_id},
     vault::{self, Fault},
 };
 
@@ -83,6 +83,7 @@ impl Scene {
             now: app.clock.now(),
             source_ip: peer,
             user_agent: agent.map(|agent| agent.get(..USER_AGENT_BYTES).unwrap_or(agent).into()),
+            receipt: ReceiptSlot::default(),
         };
         Self { context, principal: OnceLock::new(), generation: OnceLock::new(), quota: Mutex::new(None) }
     }
@@ -93,6 +94,9 @@ impl Scene {
         };
         if let Ok(id) = HeaderValue::from_str(&self.context.request_id) {
             put("x-request-id", id);
+        }
+        if let Some(receipt) = self.context.receipt.get().and_then(|text| HeaderValue::from_str(&text.0).ok()) {
+            put("x-audit-receipt", receipt);
         }
         put("cache-control", HeaderValue::from_static("no-store"));
         put("x-content-type-options", HeaderValue::from_static("nosniff"));

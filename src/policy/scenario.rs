@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::host::{Inquiry, Subject};
 use crate::domain::{
-    Action, Head, Identity, IdentityKind, Metadata, MetadataText, Record, RequestContext, Scope, Scopes, SecretPath,
-    SecretType, TenantId, Timestamp, Version, VersionRecord,
+    Action, Head, Identity, IdentityKind, Metadata, MetadataText, ReceiptSlot, Record, RequestContext, Scope, Scopes,
+    SecretPath, SecretType, TenantId, Timestamp, Version, VersionRecord,
 };
 
 /// Who created a secret of which nobody says it: none of those who ask, so that "the creator may" is never met by chance.
@@ -203,7 +203,13 @@ impl PrincipalFacts {
 impl ContextFacts {
     fn at(&self, now: Timestamp) -> RequestContext {
         let source_ip = self.source_ip.map(|ip| ip.to_canonical());
-        RequestContext { request_id: "scenario".into(), now, source_ip, user_agent: None }
+        RequestContext {
+            request_id: "scenario".into(),
+            now,
+            source_ip,
+            user_agent: None,
+            receipt: ReceiptSlot::default(),
+        }
     }
 }
 

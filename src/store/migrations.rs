@@ -10,6 +10,7 @@ macro_rules! scripts {
         [
             ("vault", include_str!(concat!("migrations/", $folder, "/0001_vault.sql"))),
             ("vault keys", include_str!(concat!("migrations/", $folder, "/0002_vault_keys.sql"))),
+            ("audit chains", include_str!(concat!("migrations/", $folder, "/0003_audit_chains.sql"))),
         ]
     };
 }

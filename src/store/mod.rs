@@ -1,19 +1,21 @@
 //! Where ciphertext, descriptions and the audit log are kept. Obeys; decides nothing: times, versions, ciphertext and
 //! events are made by the caller. Never sees a key or a value.
 
+mod audit_tables;
 mod migrations;
 mod postgres;
 mod sql;
 mod sqlite;
 mod tables;
+mod writer;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, MetadataText, Record, SealedValue, SecretPath, SecretType,
-    StoredAuditRow, TenantId, Timestamp, Version, VersionRecord, WrappedKey,
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Head, MetadataText, Receipt, Record, SealedValue, SecretPath,
+    SecretType, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord, WrappedKey,
 };
 
 pub use postgres::PostgresStore;
@@ -37,6 +39,17 @@ pub enum StoreError {
     /// The caller did not wait longer. A change may stand or not; if it stands, so does its audit row.
     #[error("the store did not answer in time")]
     Late,
+    /// The audit log was not started, so nothing can be recorded.
+    #[error("the audit log was not started")]
+    NoLog,
+    /// The audit log ends before a row that was durable already.
+    #[error("the audit log was rolled back: row {newest} was written, {found} is the last there is")]
+    RolledBack {
+        /// What was written.
+        newest: AuditPlace,
+        /// The last row now.
+        found: AuditPlace,
+    },
     /// The caller's seal failed.
     #[error("the value could not be sealed")]
     Unsealable,
@@ -57,6 +70,30 @@ pub struct DamagedRow(pub &'static str);
 
 /// What is stored at a path.
 pub type Stored = Result<Option<Record>, DamagedRow>;
+
+/// A row of the audit log that cannot have been written by this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DamagedAuditRow {
+    /// When it says that it was written.
+    pub at: Timestamp,
+    /// Where it stands.
+    pub place: AuditPlace,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+/// What stands at a place of the audit log.
+pub type Logged = Result<StoredAuditRow, DamagedAuditRow>;
+
+/// The removal of a chain's oldest rows.
+pub struct Tombstone {
+    /// The last row to go.
+    pub until: AuditPlace,
+    /// The signed word that they were there.
+    pub note: String,
+    /// The event that tells of it.
+    pub event: AuditRow,
+}
 
 /// Seals the value for the version that it is about to get.
 pub type Seal = Box<dyn FnOnce(Version) -> Option<SealedValue> + Send>;
@@ -174,13 +211,25 @@ pub trait SecretStore: Send + Sync {
     async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>>;
 
     /// Makes one change and appends its audit row, both or neither, durable when this returns.
-    async fn commit(&self, request: ChangeRequest) -> StoreResult<Result<Committed, Refusal>>;
+    async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)>;
+
+    /// Takes a chain of the audit log for this server. Nothing can be recorded before. Answers the chain's head.
+    async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead>;
 
     /// Appends a row to the audit log, durable when this returns.
-    async fn append(&self, row: AuditRow) -> StoreResult<AuditSequence>;
+    async fn append(&self, row: AuditRow) -> StoreResult<Receipt>;
 
-    /// Rows of the audit log, newest first.
-    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<StoredAuditRow>>;
+    /// Rows of the audit log.
+    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>>;
+
+    /// The rows of the audit log that follow a place, chain by chain.
+    async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>>;
+
+    /// The notes of what was removed from the audit log.
+    async fn tombstones(&self) -> StoreResult<Vec<String>>;
+
+    /// Removes a chain's oldest rows, and leaves a tombstone and an event.
+    async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt>;
 
     /// The tenant's key-encryption keys, oldest first.
     async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>>;

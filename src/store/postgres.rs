@@ -1,6 +1,6 @@
 //! The vault in a PostgreSQL database that several servers may share.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use sqlx::{
@@ -10,11 +10,13 @@ use sqlx::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, Stored, migrations, tables::Tables,
+    ChangeRequest, Committed, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone, migrations,
+    tables::Tables,
+    writer::{Job, WriterHandle},
 };
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
-    WrappedKey,
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Head, Receipt, SecretPath, TenantId, Timestamp, Version,
+    VersionRecord, WrappedKey,
 };
 
 /// How long a request waits for a free connection before it is told that the store is not there.
@@ -32,6 +34,7 @@ const SESSION: [(&str, &str); 4] = [
 /// [`SecretStore`] on PostgreSQL. Stateless: any number of servers may use one database.
 pub struct PostgresStore {
     pool: PgPool,
+    writer: WriterHandle,
 }
 
 impl PostgresStore {
@@ -43,12 +46,14 @@ impl PostgresStore {
     pub async fn connect(url: &str, max_connections: u32) -> StoreResult<Self> {
         let options = url.parse::<PgConnectOptions>()?;
         migrate(&options).await?;
+        let options = options.options(SESSION);
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options.options(SESSION))
+            .connect_with(options.clone())
             .await?;
-        Ok(Self { pool })
+        let writer = WriterHandle::start::<Postgres>(options, Box::new(|| Ok(())));
+        Ok(Self { pool, writer })
     }
 
     async fn connection(&self) -> StoreResult<PoolConnection<Postgres>> {
@@ -73,19 +78,32 @@ impl SecretStore for PostgresStore {
         Ok(Some((head, tables.versions(tenant, path).await?)))
     }
 
-    async fn commit(&self, request: ChangeRequest) -> StoreResult<Result<Committed, Refusal>> {
-        let mut transaction = self.pool.begin().await?;
-        let outcome = Tables::<Postgres>(&mut *transaction).apply(request).await?;
-        transaction.commit().await?;
-        Ok(outcome)
+    async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
+        self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await
     }
 
-    async fn append(&self, row: AuditRow) -> StoreResult<AuditSequence> {
-        Tables::<Postgres>(&mut *self.connection().await?).append(&row).await
+    async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead> {
+        self.writer.write(|reply| Job::StartLog(chain, reply)).await
     }
 
-    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<StoredAuditRow>> {
+    async fn append(&self, row: AuditRow) -> StoreResult<Receipt> {
+        self.writer.write(|reply| Job::Append(Box::new(row), reply)).await
+    }
+
+    async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt> {
+        self.writer.write(|reply| Job::Retain(Box::new(tombstone), reply)).await
+    }
+
+    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
         Tables::<Postgres>(&mut *self.connection().await?).audit_rows(scan, limit).await
+    }
+
+    async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
+        Tables::<Postgres>(&mut *self.connection().await?).audit_chain(after, limit).await
+    }
+
+    async fn tombstones(&self) -> StoreResult<Vec<String>> {
+        Tables::<Postgres>(&mut *self.connection().await?).tombstones().await
     }
 
     async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
@@ -93,24 +111,24 @@ impl SecretStore for PostgresStore {
     }
 
     async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        Tables::<Postgres>(&mut *self.connection().await?).add_tenant_key(tenant, &key).await
+        self.writer.write(|reply| Job::AddTenantKey(tenant.clone(), key, reply)).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
-        Tables::<Postgres>(&mut *self.connection().await?).root_fingerprint(fingerprint).await
+        self.writer.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
     }
 
     async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        Tables::<Postgres>(&mut *self.connection().await?).vault_key(name, wrapped).await
+        self.writer.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
     }
 
     async fn ready(&self) -> StoreResult<()> {
-        let mut transaction = self.pool.begin().await?;
-        Tables::<Postgres>(&mut *transaction).probe().await?;
-        Ok(transaction.commit().await?)
+        drop(self.connection().await?);
+        self.writer.write(Job::Probe).await
     }
 
     async fn close(&self) {
+        self.writer.close().await;
         self.pool.close().await;
     }
 }

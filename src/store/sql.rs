@@ -2,7 +2,9 @@
 
 use std::future::Future;
 
-use sqlx::{Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow, sqlite::SqliteRow};
+use sqlx::{
+    Connection, Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow, sqlite::SqliteRow,
+};
 
 use super::{StoreError, StoreResult};
 
@@ -19,11 +21,15 @@ pub enum Arg<'a> {
 /// A row read by position.
 pub trait Columns {
     fn text(&self, column: usize) -> StoreResult<String>;
+    fn maybe_text(&self, column: usize) -> StoreResult<Option<String>>;
     fn int(&self, column: usize) -> StoreResult<i64>;
     fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>>;
     fn blob(&self, column: usize) -> StoreResult<Vec<u8>>;
     fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>>;
 }
+
+/// What a backend's connections are opened by.
+pub type OptionsOf<B> = <<B as Database>::Connection as Connection>::Options;
 
 /// A database that the vault can live in.
 pub trait Backend: Database<Row: Columns> {
@@ -34,8 +40,14 @@ pub trait Backend: Database<Row: Columns> {
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
     const LOCK_SECRET: Option<&'static str>;
-    /// Appends an audit row at the place 0, which no other row takes.
-    const PROBE: &'static str;
+    /// Begins a transaction that writes.
+    const BEGIN: &'static str;
+
+    /// Takes a chain of the audit log for this connection alone, until it is closed: the wanted one if it can be had.
+    fn claim_chain(
+        connection: &mut Self::Connection,
+        wanted: Option<u32>,
+    ) -> impl Future<Output = StoreResult<u32>> + Send;
 
     fn fetch(
         connection: &mut Self::Connection,
@@ -116,6 +128,9 @@ macro_rules! driver {
             fn text(&self, column: usize) -> StoreResult<String> {
                 self.try_get(column).map_err(undecodable)
             }
+            fn maybe_text(&self, column: usize) -> StoreResult<Option<String>> {
+                self.try_get(column).map_err(undecodable)
+            }
             fn int(&self, column: usize) -> StoreResult<i64> {
                 self.try_get(column).map_err(undecodable)
             }
@@ -173,8 +188,12 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
                                 AND v.version = COALESCE($3 ->> wanted.key, s.latest)"
     );
     const LOCK_SECRET: Option<&'static str> = None;
-    const PROBE: &'static str =
-        "INSERT INTO audit_log (sequence, at, action, request_id, body) VALUES (0, 0, 'probe', '', x'')";
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+
+    /// There is one server, and so one chain.
+    async fn claim_chain(_: &mut SqliteConnection, _: Option<u32>) -> StoreResult<u32> {
+        Ok(1)
+    }
 });
 
 driver!(Postgres, PgConnection, PgRow, {
@@ -194,9 +213,34 @@ driver!(Postgres, PgConnection, PgRow, {
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
-    const PROBE: &'static str = "INSERT INTO audit_log (sequence, at, action, request_id, body)
-                                 OVERRIDING SYSTEM VALUE VALUES (0, 0, 'probe', '', '')";
+    const BEGIN: &'static str = "BEGIN";
+
+    async fn claim_chain(connection: &mut PgConnection, wanted: Option<u32>) -> StoreResult<u32> {
+        if let Some(chain) = wanted {
+            // What held it may be a connection of this server that the database has not given up yet.
+            let waited = claim(connection, "SELECT true FROM pg_advisory_lock($1::int, $2::int)", chain).await;
+            if waited.is_ok_and(|taken| taken) {
+                return Ok(chain);
+            }
+        }
+        for chain in 1..=MOST_CHAINS {
+            if claim(connection, "SELECT pg_try_advisory_lock($1::int, $2::int)", chain).await? {
+                return Ok(chain);
+            }
+        }
+        Err(StoreError::Unfit(format!("{MOST_CHAINS} servers write to this database already")))
+    }
 });
+
+/// How many servers may share a PostgreSQL database.
+const MOST_CHAINS: u32 = 1_000;
+/// The space of the locks on chains: the ASCII of `chai`.
+const CHAIN_LOCKS: i64 = 0x6368_6169;
+
+async fn claim(connection: &mut PgConnection, sql: &'static str, chain: u32) -> StoreResult<bool> {
+    let row = sqlx::query(sql).bind(CHAIN_LOCKS).bind(i64::from(chain)).fetch_one(connection).await?;
+    row.try_get(0).map_err(undecodable)
+}
 
 /// A column of a type or with bytes that this program does not write.
 fn undecodable(_: sqlx::Error) -> StoreError {

@@ -2,58 +2,41 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
+use super::{
+    ChangeRequest, Committed, ListScan, Logged, Refusal, SecretStore, StoreError, StoreResult, Stored, Tombstone,
+    migrations,
+    tables::Tables,
+    writer::{InPlace, Job, WriterHandle},
+};
+use crate::domain::{
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Head, Receipt, SecretPath, TenantId, Timestamp, Version,
+    VersionRecord, WrappedKey,
+};
 use async_trait::async_trait;
 use sqlx::{
     ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
-
-use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, migrations,
-    tables::Tables,
-};
-use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
-    WrappedKey,
-};
 
 /// The first release without the defect by which two connections could corrupt a write-ahead log
 /// (sqlite.org/wal.html, "WAL-reset bug").
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
-/// How many requests may wait for the writer before a new one waits to be let in.
-const QUEUE: usize = 1_024;
-/// How many requests one transaction serves at most.
-const GROUP: usize = 256;
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// [`SecretStore`] on SQLite.
 pub struct SqliteStore {
     readers: SqlitePool,
-    writer: mpsc::Sender<Job>,
-    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    writer: WriterHandle,
     /// Held while the store is open: a second server on the same directory is refused.
     _lock: File,
-}
-
-enum Job {
-    Commit(Box<ChangeRequest>, oneshot::Sender<StoreResult<Result<Committed, Refusal>>>),
-    Append(Box<AuditRow>, oneshot::Sender<StoreResult<AuditSequence>>),
-    AddTenantKey(TenantId, WrappedKey, oneshot::Sender<StoreResult<Vec<WrappedKey>>>),
-    RootFingerprint(Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
-    VaultKey(&'static str, Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
-    Probe(oneshot::Sender<StoreResult<()>>),
-    Close,
 }
 
 impl SqliteStore {
@@ -89,23 +72,21 @@ impl SqliteStore {
         let cores = std::thread::available_parallelism().map_or(4, |n| u32::try_from(n.get()).unwrap_or(4));
         let readers = SqlitePoolOptions::new()
             .max_connections(cores.max(4))
+            // With its last connection the write-ahead log would go, and come back as another file.
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .connect_with(options.clone().pragma("query_only", "ON"))
             .await?;
-        let (writer, jobs) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(Writer { options, connection: Some(connection) }.run(jobs));
-        Ok(Self { readers, writer, task: tokio::sync::Mutex::new(Some(task)), _lock: lock })
+        connection.close().await?;
+        let writer = WriterHandle::start::<Sqlite>(options, in_place(&file));
+        Ok(Self { readers, writer, _lock: lock })
     }
 
     async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
         Ok(self.readers.acquire().await?)
-    }
-
-    async fn write<T>(&self, job: impl FnOnce(oneshot::Sender<StoreResult<T>>) -> Job) -> StoreResult<T> {
-        let (reply, answer) = oneshot::channel();
-        self.writer.send(job(reply)).await.map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Uncommitted)?
     }
 }
 
@@ -126,16 +107,32 @@ impl SecretStore for SqliteStore {
         Ok(Some((head, tables.versions(tenant, path).await?)))
     }
 
-    async fn commit(&self, request: ChangeRequest) -> StoreResult<Result<Committed, Refusal>> {
-        self.write(|reply| Job::Commit(Box::new(request), reply)).await
+    async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
+        self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await
     }
 
-    async fn append(&self, row: AuditRow) -> StoreResult<AuditSequence> {
-        self.write(|reply| Job::Append(Box::new(row), reply)).await
+    async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead> {
+        self.writer.write(|reply| Job::StartLog(chain, reply)).await
     }
 
-    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<StoredAuditRow>> {
+    async fn append(&self, row: AuditRow) -> StoreResult<Receipt> {
+        self.writer.write(|reply| Job::Append(Box::new(row), reply)).await
+    }
+
+    async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt> {
+        self.writer.write(|reply| Job::Retain(Box::new(tombstone), reply)).await
+    }
+
+    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
         Tables::<Sqlite>(&mut *self.reader().await?).audit_rows(scan, limit).await
+    }
+
+    async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).audit_chain(after, limit).await
+    }
+
+    async fn tombstones(&self) -> StoreResult<Vec<String>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).tombstones().await
     }
 
     async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
@@ -143,147 +140,38 @@ impl SecretStore for SqliteStore {
     }
 
     async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        self.write(|reply| Job::AddTenantKey(tenant.clone(), key, reply)).await
+        self.writer.write(|reply| Job::AddTenantKey(tenant.clone(), key, reply)).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
-        self.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
+        self.writer.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
     }
 
     async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        self.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
+        self.writer.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
     }
 
     async fn ready(&self) -> StoreResult<()> {
         drop(self.reader().await?);
-        self.write(Job::Probe).await
+        self.writer.write(Job::Probe).await
     }
 
     async fn close(&self) {
-        if self.writer.send(Job::Close).await.is_ok()
-            && let Some(task) = self.task.lock().await.take()
-        {
-            task.await.ok();
-        }
+        self.writer.close().await;
         self.readers.close().await;
     }
 }
 
-/// The one connection that writes.
-struct Writer {
-    options: SqliteConnectOptions,
-    /// None after a failure: what SQLite knows of the log is not to be trusted then, so it is opened anew.
-    connection: Option<SqliteConnection>,
-}
-
-/// Sends an answer, once what it tells is durable.
-type Reply = Box<dyn FnOnce() + Send>;
-
-impl Writer {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(first) = jobs.recv().await {
-            let mut group = vec![first];
-            while group.len() < GROUP
-                && let Ok(job) = jobs.try_recv()
-            {
-                group.push(job);
-            }
-            if group.iter().any(|job| matches!(job, Job::Close)) {
-                // Nothing more is let in; what waits already is still served.
-                jobs.close();
-            }
-            group.retain(Job::is_awaited);
-            if !group.is_empty() {
-                self.serve(group).await;
-            }
-        }
-        if let Some(connection) = self.connection.take() {
-            connection.close().await.ok();
-        }
-    }
-
-    /// Serves a group in one transaction, and answers everyone after it is durable. Who gets no answer hears of the
-    /// failure by that.
-    async fn serve(&mut self, group: Vec<Job>) {
-        match self.commit(group).await {
-            Ok(replies) => replies.into_iter().for_each(|reply| reply()),
-            Err(error) => {
-                tracing::error!(%error, "nothing of a group of changes could be committed");
-                if let Some(connection) = self.connection.take() {
-                    connection.close_hard().await.ok();
-                }
-            }
-        }
-    }
-
-    async fn commit(&mut self, group: Vec<Job>) -> StoreResult<Vec<Reply>> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.options.connect().await?,
-        };
-        let mut transaction = self.connection.insert(connection).begin_with("BEGIN IMMEDIATE").await?;
-        let mut replies = Vec::with_capacity(group.len());
-        // Whoever gave up while the transaction waited to begin was told that nothing was done.
-        for job in group.into_iter().filter(Job::is_awaited) {
-            replies.push(perform(job, &mut transaction).await?);
-        }
-        transaction.commit().await?;
-        Ok(replies)
-    }
-}
-
-impl Job {
-    /// Whether somebody still waits for it. What was given up is not begun: its caller was told that it failed.
-    fn is_awaited(&self) -> bool {
-        match self {
-            Self::Commit(_, answer) => !answer.is_closed(),
-            Self::Append(_, answer) => !answer.is_closed(),
-            Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
-            Self::RootFingerprint(_, answer) => !answer.is_closed(),
-            Self::VaultKey(_, _, answer) => !answer.is_closed(),
-            Self::Probe(answer) => !answer.is_closed(),
-            Self::Close => false,
-        }
-    }
-}
-
-/// Does one job inside the group's transaction. A job that fails alone is undone and answered at once; an error that is
-/// returned ends the group.
-async fn perform(job: Job, group: &mut SqliteConnection) -> StoreResult<Reply> {
-    // One statement, and where it fails no one's event can be recorded: it needs no savepoint.
-    if let Job::Append(row, answer) = job {
-        let sequence = Tables::<Sqlite>(group).append(&row).await?;
-        return Ok(settle(Ok(sequence), answer).unwrap_or_else(|| Box::new(|| ())));
-    }
-    let mut savepoint = group.begin().await?;
-    let mut tables = Tables::<Sqlite>(&mut savepoint);
-    let reply = match job {
-        Job::Commit(request, answer) => settle(tables.apply(*request).await, answer),
-        Job::AddTenantKey(tenant, key, answer) => settle(tables.add_tenant_key(&tenant, &key).await, answer),
-        Job::RootFingerprint(fingerprint, answer) => settle(tables.root_fingerprint(&fingerprint).await, answer),
-        Job::VaultKey(name, wrapped, answer) => settle(tables.vault_key(name, &wrapped).await, answer),
-        Job::Probe(answer) => settle(tables.probe().await, answer),
-        Job::Append(..) | Job::Close => None,
-    };
-    if let Some(reply) = reply {
-        savepoint.commit().await?;
-        return Ok(reply);
-    }
-    // Where SQLite gave up the whole transaction, there is no savepoint to go back to, and this fails too.
-    savepoint.rollback().await?;
-    Ok(Box::new(|| ()))
-}
-
-/// Keeps an answer back until it is durable; a failure is told at once.
-fn settle<T: Send + 'static>(result: StoreResult<T>, answer: oneshot::Sender<StoreResult<T>>) -> Option<Reply> {
-    match result {
-        // Nobody listens where the request was given up; what was done stands and is in the audit.
-        Ok(value) => Some(Box::new(|| drop(answer.send(Ok(value))))),
-        Err(error) => {
-            answer.send(Err(error)).ok();
-            None
-        }
-    }
+/// Checks that the database and its write-ahead log are the files that were opened: what is written to a file that was
+/// removed or replaced is lost, and the database does not notice.
+fn in_place(file: &Path) -> InPlace {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let database = (file.to_owned(), identity(file));
+    let log = (file.with_extension("db-wal"), identity(&file.with_extension("db-wal")));
+    Box::new(move || match [&database, &log].into_iter().find(|(path, opened)| identity(path) != *opened) {
+        Some((path, _)) => Err(StoreError::Unfit(format!("{} is not the file that was opened", path.display()))),
+        None => Ok(()),
+    })
 }
 
 fn lock(directory: &Path) -> StoreResult<File> {

@@ -6,38 +6,22 @@ use super::{
     sql::{Arg, Backend, Columns, head_columns, version_columns},
 };
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, MetadataText, Record, SealedValue, SecretPath, SecretType,
-    StoredAuditRow, TenantId, Timestamp, Version, VersionRecord, WrappedKey,
+    AuditRow, Head, MetadataText, Record, SealedValue, SecretPath, SecretType, TenantId, Timestamp, Version,
+    VersionRecord, WrappedKey,
 };
 
 /// How many versions a secret keeps when nobody said.
 const DEFAULT_MAX_VERSIONS: u32 = 10;
 
-macro_rules! audit_query {
-    ($at:literal, $more:literal) => {
-        concat!(
-            "SELECT sequence, body FROM audit_log
-             WHERE (tenant = $1 OR ($2 = 1 AND tenant IS NULL)) AND sequence <= $3 AND ",
-            $at,
-            " >= $4 AND ",
-            $at,
-            " < $5 AND ($6 = '' OR identity_id = $6) AND ($7 = '' OR identity_type = $7)
-               AND ($8 = '' OR source_ip = $8) AND ($9 = '' OR request_id = $9)",
-            $more,
-            " ORDER BY sequence DESC LIMIT $10"
-        )
-    };
-}
-
 /// One connection, for the length of a transaction or of one statement.
 pub struct Tables<'c, B: Backend>(pub &'c mut B::Connection);
 
 impl<B: Backend> Tables<'_, B> {
-    async fn fetch(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<B::Row>> {
+    pub(super) async fn fetch(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<B::Row>> {
         B::fetch(self.0, sql, args).await
     }
 
-    async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
+    pub(super) async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
         B::execute(self.0, sql, args).await
     }
 
@@ -127,8 +111,8 @@ impl<B: Backend> Tables<'_, B> {
         rows.iter().map(version_of).collect()
     }
 
-    /// Makes one change and appends its audit row. The caller commits.
-    pub async fn apply(&mut self, request: ChangeRequest) -> StoreResult<Result<Committed, Refusal>> {
+    /// Makes one change. The caller appends its audit row and commits both, or neither.
+    pub async fn apply(&mut self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, AuditRow)> {
         let ChangeRequest { tenant, path, by, at, change, witness } = request;
         if let Some(lock) = B::LOCK_SECRET {
             self.fetch(lock, &site(&tenant, &path)).await?;
@@ -139,8 +123,8 @@ impl<B: Backend> Tables<'_, B> {
             tracing::error!(%tenant, %path, what, "ALARM: a stored record is damaged");
             Err(Refusal::Damaged)
         });
-        self.append(&witness(&outcome)).await?;
-        Ok(outcome)
+        let row = witness(&outcome);
+        Ok((outcome, row))
     }
 
     async fn change(&mut self, scene: Scene<'_>, change: Change) -> StoreResult<Result<Committed, Refusal>> {
@@ -333,52 +317,6 @@ impl<B: Backend> Tables<'_, B> {
         Ok(Ok(Committed { head, created: false }))
     }
 
-    pub async fn append(&mut self, row: &AuditRow) -> StoreResult<AuditSequence> {
-        const SQL: &str =
-            "INSERT INTO audit_log (at, tenant, identity_id, identity_type, action, source_ip, request_id,
-                                                  body)
-                           VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING sequence";
-        let args = [
-            Arg::Int(row.at.micros()),
-            Arg::MaybeText(row.tenant.as_ref().map(TenantId::as_str)),
-            Arg::MaybeText(row.identity_id.as_deref()),
-            Arg::MaybeText(row.identity_type),
-            Arg::Text(row.action),
-            Arg::MaybeText(row.source_ip.as_deref()),
-            Arg::Text(&row.request_id),
-            Arg::Blob(&row.body),
-        ];
-        let rows = self.fetch(SQL, &args).await?;
-        rows.first().ok_or(StoreError::Damaged("sequence"))?.int(0)
-    }
-
-    pub async fn audit_rows(&mut self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<StoredAuditRow>> {
-        // One statement for each index that can help; `at + 0` keeps the planner from an index that would need a sort.
-        let sql = match scan {
-            AuditScan { request_id: Some(_), .. } => audit_query!("at + 0", " AND request_id = $9"),
-            AuditScan { identity_id: Some(_), .. } => audit_query!("at + 0", " AND tenant = $1 AND identity_id = $6"),
-            AuditScan { from: None, to: None, .. } => audit_query!("at + 0", ""),
-            _ => audit_query!("at", ""),
-        };
-        let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
-        let (id, kind, ip, request) =
-            (text(&scan.identity_id), text(&scan.identity_type), text(&scan.source_ip), text(&scan.request_id));
-        let args = [
-            Arg::Text(scan.tenant.as_ref().map_or("", TenantId::as_str)),
-            Arg::Int(i64::from(scan.with_untenanted)),
-            Arg::Int(scan.not_after.unwrap_or(i64::MAX)),
-            Arg::Int(scan.from.map_or(i64::MIN, Timestamp::micros)),
-            Arg::Int(scan.to.map_or(i64::MAX, Timestamp::micros)),
-            Arg::Text(&id),
-            Arg::Text(&kind),
-            Arg::Text(&ip),
-            Arg::Text(&request),
-            Arg::Int(i64::from(limit)),
-        ];
-        let rows = self.fetch(sql, &args).await?;
-        rows.iter().map(|row| Ok(StoredAuditRow { sequence: row.int(0)?, body: row.blob(1)? })).collect()
-    }
-
     pub async fn tenant_keys(&mut self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
         const SQL: &str = "SELECT generation, wrapped FROM tenant_keys WHERE tenant = $1 ORDER BY generation";
         let rows = self.fetch(SQL, &[Arg::Text(tenant.as_str())]).await?;
@@ -405,13 +343,6 @@ impl<B: Backend> Tables<'_, B> {
         self.execute(KEEP, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
         let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
         rows.first().ok_or(StoreError::Damaged("vault key"))?.blob(0)
-    }
-
-    /// Proves that the audit log takes a row: one that is gone again when the caller commits. The caller must: a row
-    /// that is rolled back has never asked the disk for room.
-    pub async fn probe(&mut self) -> StoreResult<()> {
-        self.execute(B::PROBE, &[]).await?;
-        self.execute("DELETE FROM audit_log WHERE sequence = 0", &[]).await.map(drop)
     }
 }
 
@@ -519,6 +450,6 @@ fn secret_type(word: &str) -> StoreResult<SecretType> {
     SecretType::parse(word).ok_or(StoreError::Damaged("secret_type"))
 }
 
-fn narrow(number: i64) -> StoreResult<u32> {
+pub(super) fn narrow(number: i64) -> StoreResult<u32> {
     u32::try_from(number).map_err(|_| StoreError::Damaged("number"))
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{Caller, Fault, Vault, listing::question, within};
 use crate::{
     audit::{LogEntry, unpack},
-    domain::{AuditScan, AuditSequence, Scope, StoredAuditRow, TenantId, Timestamp},
+    domain::{AuditOrder, AuditPlace, AuditScan, Scope, TenantId, Timestamp},
+    store::Logged,
 };
 
 /// How many rows are fetched at a time.
@@ -65,10 +66,14 @@ impl AuditFilter {
             identity_type: self.identity_type.clone(),
             source_ip: self.source_ip.clone(),
             request_id: self.request_id.clone(),
-            not_after: None,
+            order: AuditOrder::NewestFirst,
+            start: None,
         }
     }
 }
+
+/// Where a reading of the log stands: a row's time and place, and an event within it.
+type Position = (Timestamp, AuditPlace, usize);
 
 impl Vault {
     /// The events of the caller's tenant that match, newest first.
@@ -86,42 +91,62 @@ impl Vault {
         let question = question(caller, "audit", &[&format!("{filter:?}")]);
         let before = cursor.map(|cursor| self.audit_position(&question, cursor)).transpose()?;
         let mut scan = filter.scan(caller);
-        scan.not_after = before.map(|(sequence, _)| sequence);
+        scan.start = before.map(|(at, place, _)| (at, place));
         let mut entries: Vec<LogEntry> = Vec::new();
         loop {
-            let rows = within(DEADLINE, self.store.audit_rows(&scan, CHUNK)).await?;
-            let wanted = rows
-                .iter()
-                .flat_map(entries_of)
-                .filter(|entry| before.is_none_or(|before| entry.position < before) && filter.accepts(entry));
+            let (mut found, more) = self.audit_chunk(&mut scan, filter).await?;
+            found.retain(|entry| before.is_none_or(|before| entry.position < before));
             // One more than fits tells whether there is another page.
-            entries.extend(wanted.take(limit + 1 - entries.len()));
+            entries.extend(found.into_iter().take(limit + 1 - entries.len()));
             if entries.len() > limit {
                 entries.truncate(limit);
                 let cursor = entries.last().map(|last| {
-                    let (sequence, index) = last.position;
-                    self.cursors.seal(&question, &format!("{sequence}/{index}"))
+                    let (at, AuditPlace { chain, number }, index) = last.position;
+                    self.cursors.seal(&question, &format!("{}/{chain}/{number}/{index}", at.micros()))
                 });
                 return Ok(AuditPage { entries, cursor });
             }
-            match rows.last() {
-                Some(last) if rows.len() == CHUNK as usize => scan.not_after = Some(last.sequence - 1),
-                _ => return Ok(AuditPage { entries, cursor: None }),
+            if !more {
+                return Ok(AuditPage { entries, cursor: None });
             }
         }
     }
 
-    fn audit_position(&self, question: &str, cursor: &str) -> Result<(AuditSequence, usize), Fault> {
+    /// Reads the next rows of a scan, and moves its start behind them. False where there are no more.
+    async fn audit_chunk(&self, scan: &mut AuditScan, filter: &AuditFilter) -> Result<(Vec<LogEntry>, bool), Fault> {
+        let rows = within(DEADLINE, self.store.audit_rows(scan, CHUNK)).await?;
+        let entries = rows.iter().flat_map(|row| entries_of(row, scan.order)).filter(|entry| filter.accepts(entry));
+        let entries = entries.collect();
+        let Some(last) = rows.last() else { return Ok((entries, false)) };
+        let (at, mut place) = match last {
+            Ok(row) => (row.row.at, row.place),
+            Err(damaged) => (damaged.at, damaged.place),
+        };
+        place.number += if scan.order == AuditOrder::NewestFirst { -1 } else { 1 };
+        scan.start = Some((at, place));
+        Ok((entries, rows.len() == CHUNK as usize))
+    }
+
+    fn audit_position(&self, question: &str, cursor: &str) -> Result<Position, Fault> {
         let position = self.cursors.open(question, cursor).ok_or(Fault::InvalidCursor)?;
-        let (sequence, index) = position.split_once('/').ok_or(Fault::InvalidCursor)?;
-        let sequence = sequence.parse().map_err(|_| Fault::InvalidCursor)?;
-        Ok((sequence, index.parse().map_err(|_| Fault::InvalidCursor)?))
+        let mut numbers = position.split('/').map(str::parse::<i64>);
+        let mut next = || numbers.next().and_then(Result::ok).ok_or(Fault::InvalidCursor);
+        let at = Timestamp::from_micros(next()?);
+        let chain = u32::try_from(next()?).map_err(|_| Fault::InvalidCursor)?;
+        let place = AuditPlace { chain, number: next()? };
+        Ok((at, place, usize::try_from(next()?).map_err(|_| Fault::InvalidCursor)?))
     }
 }
 
-fn entries_of(row: &StoredAuditRow) -> Vec<LogEntry> {
-    unpack(row).unwrap_or_else(|| {
-        tracing::error!(sequence = row.sequence, "ALARM: a row of the audit log cannot be read");
+/// A row's events in the order of the scan.
+fn entries_of(row: &Logged, order: AuditOrder) -> Vec<LogEntry> {
+    let entries = row.as_ref().map_err(|damaged| damaged.place).and_then(|row| unpack(row).ok_or(row.place));
+    let mut entries = entries.unwrap_or_else(|place| {
+        tracing::error!(%place, "ALARM: a row of the audit log cannot be read");
         Vec::new()
-    })
+    });
+    if order == AuditOrder::NewestFirst {
+        entries.reverse();
+    }
+    entries
 }

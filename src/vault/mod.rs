@@ -227,12 +227,12 @@ impl Vault {
             events: vec![Event { path, version: None, code, decision: None }],
             details: None,
         });
-        self.append(row).await
+        self.append(context, row).await
     }
 
     /// Records what became of some paths. Nothing of them may leave before this returns.
     async fn record(&self, caller: &Caller, account: Account) -> Result<(), Fault> {
-        self.append(self.row(caller, account)).await
+        self.append(&caller.context, self.row(caller, account)).await
     }
 
     fn row(&self, caller: &Caller, account: Account) -> AuditRow {
@@ -250,14 +250,17 @@ impl Vault {
         })
     }
 
-    async fn append(&self, row: AuditRow) -> Result<(), Fault> {
+    /// Puts a row on record. The receipt goes to whoever answers the request.
+    async fn append(&self, context: &RequestContext, row: AuditRow) -> Result<(), Fault> {
         let timer = std::time::Instant::now();
         let appended = within(DEADLINE, self.store.append(row)).await;
         self.metrics.audit_commit(timer.elapsed(), appended.is_ok());
-        appended.map(drop).map_err(|error| {
+        let receipt = appended.map_err(|error| {
             tracing::error!(%error, "the audit log cannot be written: nothing is released");
             Fault::Unavailable
-        })
+        })?;
+        context.receipt.put(receipt);
+        Ok(())
     }
 
     /// Looks secrets up: one statement, one snapshot.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Caller, Fault, Vault};
 use crate::{
     audit::{self, Entry, Event},
-    domain::{RequestContext, request_id},
+    domain::{ReceiptSlot, RequestContext, request_id},
     policy::{Finding, PolicySet, ReloadOutcome, Report, Trigger},
 };
 
@@ -77,13 +77,18 @@ impl Vault {
             events: vec![Event { path: None, version: None, code, decision: None }],
             details: Some(details(trigger, serving, problems)),
         });
-        self.append(row).await
+        self.append(context, row).await
     }
 
     /// Where what the server does by itself comes from.
     fn own_context(&self) -> RequestContext {
-        let request_id = request_id(&*self.entropy);
-        RequestContext { request_id, now: self.clock.now(), source_ip: None, user_agent: None }
+        RequestContext {
+            request_id: request_id(&*self.entropy),
+            now: self.clock.now(),
+            source_ip: None,
+            user_agent: None,
+            receipt: ReceiptSlot::default(),
+        }
     }
 }
 

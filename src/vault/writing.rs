@@ -225,7 +225,9 @@ impl Vault {
         };
         let outcome = within(DEADLINE, self.store.commit(request)).await;
         self.metrics.store_write(timer.elapsed());
-        outcome?.map_err(|refusal| {
+        let (outcome, receipt) = outcome?;
+        caller.context.receipt.put(receipt);
+        outcome.map_err(|refusal| {
             if refusal == Refusal::Damaged {
                 self.metrics.unreadable_record();
             }

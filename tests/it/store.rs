@@ -1,12 +1,14 @@
 //! What every store must do, written once, run on SQLite and on PostgreSQL.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use portcullis::{
+    audit::{AuditChain, AuditKeys, CHECKPOINT, Note, Verifier},
     domain::{
-        AuditRow, AuditScan, Head, Metadata, MetadataText, Record, SealedValue, SecretPath, SecretType, TenantId,
-        Timestamp, Version, WrappedKey,
+        AuditOrder, AuditPlace, AuditRow, AuditScan, Head, Metadata, MetadataText, Record, SealedValue, SecretPath,
+        SecretType, StoredAuditRow, TenantId, Timestamp, Version, WrappedKey,
     },
+    server::SystemClock,
     store::{
         Change, ChangeRequest, Committed, DamagedRow, ListScan, PostgresStore, Put, Refusal, Seal, SecretStore,
         SqliteStore, StoreError,
@@ -17,6 +19,9 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::postgres;
+
+/// What the audit log's keys hang from.
+const AUDIT_SEED: [u8; 32] = [5; 32];
 
 /// A store, with a way round it.
 struct Bench {
@@ -78,8 +83,8 @@ impl Bench {
 impl Place {
     async fn open(&self) -> Arc<dyn SecretStore> {
         match self {
-            Self::Sqlite(directory) => Arc::new(SqliteStore::open(directory.path()).await.unwrap()),
-            Self::Postgres(url) => Arc::new(PostgresStore::connect(url, 10).await.unwrap()),
+            Self::Sqlite(directory) => chained(SqliteStore::open(directory.path()).await.unwrap()).await,
+            Self::Postgres(url) => chained(PostgresStore::connect(url, 10).await.unwrap()).await,
         }
     }
 
@@ -94,6 +99,15 @@ impl Place {
             }
         }
     }
+}
+
+/// A store that has started its log.
+async fn chained(store: impl SecretStore + 'static) -> Arc<dyn SecretStore> {
+    store
+        .start_log(Arc::new(AuditChain::new(Arc::new(AuditKeys::new(&AUDIT_SEED)), Arc::new(SystemClock))))
+        .await
+        .unwrap();
+    Arc::new(store)
 }
 
 async fn raw_sqlite(directory: &TempDir) -> SqliteConnection {
@@ -148,10 +162,11 @@ fn audit_row(body: &[u8]) -> AuditRow {
         at: at(1),
         tenant: Some(tenant()),
         identity_id: Some("user:u".to_owned()),
-        identity_type: Some("user"),
-        action: "write",
+        identity_type: Some(Cow::Borrowed("user")),
+        action: Cow::Borrowed("write"),
         source_ip: None,
         request_id: "req_1".to_owned(),
+        events: 1,
         body: body.to_vec(),
     }
 }
@@ -178,7 +193,7 @@ fn request(place: &str, now: i64, change: Change) -> ChangeRequest {
 
 impl Bench {
     async fn change(&self, place: &str, now: i64, change: Change) -> Result<Committed, Refusal> {
-        self.store().commit(request(place, now, change)).await.unwrap()
+        self.store().commit(request(place, now, change)).await.unwrap().0
     }
 
     async fn put(&self, place: &str) -> i64 {
@@ -195,11 +210,20 @@ impl Bench {
         heads.into_iter().map(|head| head.path.as_str().to_owned()).collect()
     }
 
-    /// The bodies of the audit log, oldest first.
+    /// The rows of the audit log in the order of their chain; found to be whole.
+    async fn chained(&self) -> Vec<StoredAuditRow> {
+        let rows = self.store().audit_chain(AuditPlace { chain: 0, number: 0 }, 10_000).await.unwrap();
+        let rows: Vec<_> = rows.into_iter().map(Result::unwrap).collect();
+        let mut verifier = Verifier::new(Arc::new(AuditKeys::new(&AUDIT_SEED)), &[], &[]);
+        rows.iter().for_each(|row| verifier.row(row));
+        assert_eq!(verifier.finish().problems, []);
+        rows
+    }
+
+    /// The bodies of the tenant's audit log, oldest first.
     async fn audited(&self) -> Vec<String> {
-        let scan = AuditScan { tenant: Some(tenant()), ..AuditScan::default() };
-        let rows = self.store().audit_rows(&scan, 10_000).await.unwrap();
-        rows.into_iter().rev().map(|row| String::from_utf8(row.body).unwrap()).collect()
+        let rows = self.chained().await.into_iter().filter(|row| row.row.tenant == Some(tenant()));
+        rows.map(|row| String::from_utf8(row.row.body).unwrap()).collect()
     }
 
     async fn numbers(&self, place: &str) -> Vec<i64> {
@@ -401,7 +425,7 @@ async fn a_put_keeps_what_it_does_not_name(bench: Bench) {
     let created = bench.change("a", 10, Change::Put(first)).await.unwrap();
     assert!(created.created);
     let second = ChangeRequest { by: "sa:b".into(), ..request("a", 20, Change::Put(put())) };
-    let second = bench.store().commit(second).await.unwrap().unwrap();
+    let second = bench.store().commit(second).await.unwrap().0.unwrap();
     assert!(!second.created);
     let expected = Head {
         path: path("a"),
@@ -516,7 +540,7 @@ async fn one_writer_wins_each_version(bench: Bench) {
         let mut writers = JoinSet::new();
         for _ in 0..32 {
             let store = bench.store();
-            writers.spawn(async move { store.commit(request("a", 10, expecting(round))).await.unwrap() });
+            writers.spawn(async move { store.commit(request("a", 10, expecting(round))).await.unwrap().0 });
         }
         let outcomes = writers.join_all().await;
         let won: Vec<_> = outcomes.iter().flatten().map(|committed| committed.head.latest.get()).collect();
@@ -533,7 +557,7 @@ async fn all_writers_get_through(bench: Bench) {
     for _ in 0..32 {
         let store = bench.store();
         let put = Put { max_versions: Some(100), ..put() };
-        writers.spawn(async move { store.commit(request("a", 10, Change::Put(put))).await.unwrap().unwrap() });
+        writers.spawn(async move { store.commit(request("a", 10, Change::Put(put))).await.unwrap().0.unwrap() });
     }
     let given: BTreeSet<_> = writers.join_all().await.iter().map(|committed| committed.head.latest.get()).collect();
     assert_eq!(given, (1..=32).collect());
@@ -588,7 +612,7 @@ async fn one_request_fails_alone(bench: Bench) {
                 // The version that follows is there already.
                 0 => assert!(store.commit(request("taken", 20, Change::Put(put()))).await.is_err()),
                 1 => assert_eq!(
-                    store.commit(request("lost", 20, Change::Put(put()))).await.unwrap(),
+                    store.commit(request("lost", 20, Change::Put(put()))).await.unwrap().0,
                     Err(Refusal::Damaged)
                 ),
                 // It cannot be sealed, and there was something to be cleared away first.
@@ -598,7 +622,7 @@ async fn one_request_fails_alone(bench: Bench) {
                     assert!(matches!(result, Err(StoreError::Unsealable)));
                 }
                 3 => drop(store.append(audit_row(b"appended")).await.unwrap()),
-                _ => drop(store.commit(request(&format!("n/{n}"), 20, Change::Put(put()))).await.unwrap().unwrap()),
+                _ => drop(store.commit(request(&format!("n/{n}"), 20, Change::Put(put()))).await.unwrap().0.unwrap()),
             }
         });
     }
@@ -630,23 +654,26 @@ async fn what_is_given_up_is_not_begun_or_stands_with_its_event(bench: Bench) {
 }
 
 async fn the_log_numbers_its_rows(bench: Bench) {
-    let mut last = 0;
     for _ in 0..5 {
-        let sequence = bench.store().append(audit_row(b"x")).await.unwrap();
-        assert!(sequence > last);
-        last = sequence;
+        bench.store().append(audit_row(b"x")).await.unwrap();
     }
     let mut all = JoinSet::new();
     for n in 0..40_u8 {
         let store = bench.store();
         all.spawn(async move { (store.append(audit_row(&[n])).await.unwrap(), vec![n]) });
     }
-    let mut given = all.join_all().await;
-    given.sort_unstable();
-    let scan = AuditScan { tenant: Some(tenant()), ..AuditScan::default() };
-    let rows = bench.store().audit_rows(&scan, 40).await.unwrap();
-    let told: Vec<_> = rows.into_iter().rev().map(|row| (row.sequence, row.body)).collect();
-    assert_eq!(told, given, "what was answered is what is kept");
+    let given = all.join_all().await;
+    let rows = bench.chained().await;
+    assert_eq!(rows.iter().map(|row| row.place.number).collect::<Vec<_>>(), (1..=46).collect::<Vec<_>>());
+    assert_eq!(rows.iter().filter(|row| row.row.action == CHECKPOINT).count(), 1, "one checkpoint at the start");
+    let key = AuditKeys::new(&AUDIT_SEED).verifying_key();
+    for (receipt, body) in given {
+        let note = Note::verify(&receipt.0, &key).unwrap();
+        let at = |number: i64| &rows[usize::try_from(number - 1).unwrap()];
+        assert_eq!(at(note.head.place.number).link, note.head.link.0, "a receipt names a row by its link");
+        let row = rows.iter().find(|row| row.row.body == body).unwrap();
+        assert!(row.place <= note.head.place, "a receipt vouches for the row that it was given for");
+    }
 }
 
 async fn the_log_is_searched_by_every_column(bench: Bench) {
@@ -654,16 +681,19 @@ async fn the_log_is_searched_by_every_column(bench: Bench) {
     let row = |n: i64| AuditRow { at: at(n * 10), ..audit_row(n.to_string().as_bytes()) };
     let rows = [
         row(1),
-        AuditRow { identity_id: Some("sa:x".to_owned()), identity_type: Some("service_account"), ..row(2) },
+        AuditRow { identity_id: Some("sa:x".to_owned()), identity_type: Some("service_account".into()), ..row(2) },
         AuditRow { source_ip: Some("10.0.0.1".to_owned()), ..row(3) },
         AuditRow { request_id: "req_9".to_owned(), ..row(4) },
         AuditRow { tenant: None, identity_id: None, identity_type: None, ..row(5) },
         AuditRow { tenant: Some(other.clone()), ..row(6) },
         row(7),
     ];
-    let mut sequences = Vec::new();
+    let mut places = Vec::new();
     for row in rows {
-        sequences.push(bench.store().append(row).await.unwrap());
+        let body = row.body.clone();
+        bench.store().append(row).await.unwrap();
+        let kept = bench.chained().await.into_iter().find(|row| row.row.body == body).unwrap();
+        places.push((kept.row.at, kept.place));
     }
     let of = |scan: AuditScan| AuditScan { tenant: scan.tenant.or_else(|| Some(tenant())), ..scan };
     let word = |text: &str| Some(text.to_owned());
@@ -681,15 +711,20 @@ async fn the_log_is_searched_by_every_column(bench: Bench) {
         (AuditScan { source_ip: word("10.0.0.1"), ..default() }, "3"),
         (AuditScan { request_id: word("req_9"), ..default() }, "4"),
         (AuditScan { request_id: word("req_9"), source_ip: word("10.0.0.1"), ..default() }, ""),
-        (AuditScan { not_after: Some(sequences[3]), ..default() }, "4321"),
+        (AuditScan { start: Some(places[3]), ..default() }, "4321"),
+        (AuditScan { order: AuditOrder::OldestFirst, ..default() }, "12347"),
+        (AuditScan { order: AuditOrder::OldestFirst, start: Some(places[3]), ..default() }, "47"),
+        (AuditScan { order: AuditOrder::OldestFirst, identity_id: word("user:u"), ..default() }, "1347"),
     ];
     for (scan, expected) in cases {
         let rows = bench.store().audit_rows(&of(scan.clone()), 100).await.unwrap();
-        let told: String = rows.iter().map(|row| String::from_utf8(row.body.clone()).unwrap()).collect();
+        let rows = rows.into_iter().map(Result::unwrap).filter(|row| row.row.action != CHECKPOINT);
+        let told: String = rows.map(|row| String::from_utf8(row.row.body).unwrap()).collect();
         assert_eq!(told, expected, "{scan:?}");
     }
     let limited = bench.store().audit_rows(&of(default()), 2).await.unwrap();
-    assert_eq!(limited.iter().map(|row| row.sequence).collect::<Vec<_>>(), [sequences[6], sequences[3]]);
+    let limited: Vec<_> = limited.into_iter().map(|row| row.unwrap().place).collect();
+    assert_eq!(limited, [places[6].1, places[3].1]);
 }
 
 async fn the_first_key_wins(bench: Bench) {
@@ -722,12 +757,13 @@ async fn the_first_fingerprint_wins(bench: Bench) {
 
 async fn readiness_means_that_the_log_takes_a_row(bench: Bench) {
     let store = bench.store();
-    let first = store.append(audit_row(b"x")).await.unwrap();
+    store.append(audit_row(b"x")).await.unwrap();
     for _ in 0..3 {
         store.ready().await.unwrap();
     }
-    assert_eq!(bench.count("audit_log").await, 1, "the probe leaves nothing");
-    assert_eq!(store.append(audit_row(b"x")).await.unwrap(), first + 1, "not even a gap");
+    assert_eq!(bench.audited().await, ["x"], "the probe leaves nothing");
+    store.append(audit_row(b"y")).await.unwrap();
+    assert_eq!(bench.audited().await, ["x", "y"], "not even a gap");
     bench.sql("ALTER TABLE audit_log RENAME TO hidden").await;
     assert!(store.ready().await.is_err());
     bench.sql("ALTER TABLE hidden RENAME TO audit_log").await;
@@ -783,7 +819,7 @@ async fn numbers_and_texts_are_kept_as_they_are(bench: Bench) {
         ..put()
     };
     let request = ChangeRequest { by: odd.into(), ..request("a", 1_767_225_600_123_457, Change::Put(put)) };
-    bench.store().commit(request).await.unwrap().unwrap();
+    bench.store().commit(request).await.unwrap().0.unwrap();
     let head = bench.get("a", None).await.unwrap().head;
     assert_eq!(head.created_at, at(1_767_225_600_123_457));
     assert_eq!((head.expires_at, head.max_versions), (Some(at(i64::MAX)), u32::MAX));
@@ -814,7 +850,7 @@ async fn everything_is_there_after_reopening(mut bench: Bench) {
     let key = WrappedKey { generation: 1, wrapped: vec![7; 60] };
     bench.store().add_tenant_key(&tenant(), key.clone()).await.unwrap();
     bench.store().root_fingerprint(b"root").await.unwrap();
-    let sequence = bench.store().append(audit_row(b"x")).await.unwrap();
+    bench.store().append(audit_row(b"x")).await.unwrap();
     let before = (bench.get("a", None).await, bench.get("b", None).await, bench.audited().await);
     for _ in 0..2 {
         bench.reopen().await;
@@ -822,7 +858,8 @@ async fn everything_is_there_after_reopening(mut bench: Bench) {
         assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), std::slice::from_ref(&key));
         assert_eq!(bench.store().root_fingerprint(b"other").await.unwrap(), b"root");
     }
-    assert!(bench.store().append(audit_row(b"y")).await.unwrap() > sequence);
+    bench.store().append(audit_row(b"y")).await.unwrap();
+    assert_eq!(bench.audited().await.last().unwrap(), "y", "the chain goes on");
     let store = bench.store();
     let waiting = tokio::spawn(async move { store.commit(request("c", 10, Change::Put(put()))).await });
     bench.store().close().await;

@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("vault", &["domain", "crypto", "store", "policy", "audit", "auth", "telemetry"]),
     ("http", &["domain", "store", "policy", "audit", "auth", "telemetry", "vault"]),
     ("config", &["domain", "crypto", "auth", "http"]),
-    ("server", &["domain", "crypto", "store", "policy", "auth", "telemetry", "vault", "http", "config"]),
+    ("server", &["domain", "audit", "crypto", "store", "policy", "auth", "telemetry", "vault", "http", "config"]),
     ("cli", &["domain", "crypto", "policy", "auth", "telemetry", "vault", "config", "server"]),
     ("main", &["cli"]),
 ];

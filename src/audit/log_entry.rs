@@ -1,0 +1,245 @@
+//! How a row is taken apart into its events.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    NOT_MODIFIED, OK,
+    pack::{Packed, PackedDecision},
+};
+use crate::domain::{AuditPlace, StoredAuditRow, Timestamp};
+
+/// One event as the API answers it.
+#[derive(Debug, Clone, Serialize, PartialEq)]
+pub struct LogEntry {
+    /// Its place in the log as text.
+    pub id: String,
+    /// Its place in the order of the log: its row, and the event within it.
+    #[serde(skip)]
+    pub position: (Timestamp, AuditPlace, usize),
+    /// When the request arrived.
+    pub timestamp: Timestamp,
+    /// What was asked.
+    pub action: String,
+    /// `user` or `service_account`; none where nobody was authenticated.
+    pub identity_type: Option<String>,
+    /// The principal.
+    pub identity_id: Option<String>,
+    /// The tenant.
+    pub tenant_id: Option<String>,
+    /// The path.
+    pub secret_path: Option<String>,
+    /// The version released or written.
+    pub version: Option<i64>,
+    /// The peer's address.
+    pub source_ip: Option<String>,
+    /// What the client calls itself.
+    pub user_agent: Option<Arc<str>>,
+    /// Whether it was permitted and done.
+    pub success: bool,
+    /// `ok`, `not_modified`, or an error code of the API.
+    pub code: String,
+    /// What the policies decided.
+    pub decision: Option<LogDecision>,
+    /// How long the request took until it was recorded, in milliseconds.
+    pub duration_ms: f64,
+    /// Joins the events of one request.
+    pub request_id: String,
+    /// The event's place in its batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<LogBatch>,
+    /// What else is to be known, where the request was about no secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Value>,
+}
+
+/// What the policies decided, as the API answers it.
+#[derive(Debug, Clone, Serialize, PartialEq)]
+pub struct LogDecision {
+    /// The deciding module; none where no module had an opinion.
+    pub module: Option<String>,
+    /// The SHA-256 of its file.
+    pub digest: Option<String>,
+    /// Its word for machines.
+    pub reason: String,
+    /// The names of the rules that decided.
+    pub rules: Vec<String>,
+    /// Which fields the decision let be touched.
+    #[serde(skip_serializing_if = "LogObligations::are_none")]
+    pub obligations: LogObligations,
+    /// Shadow modules that would have decided otherwise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dissent: Vec<LogDissent>,
+    /// The generation of policies.
+    pub generation: Option<u64>,
+    /// The beginning of the digest of their manifest and files, which `GET /v1/policies/status` shows in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies: Option<String>,
+    /// Everything that the policies asked, with the answers.
+    pub inputs: serde_json::Map<String, Value>,
+}
+
+/// Field obligations, as they were joined.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LogObligations {
+    /// These fields alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_fields: Option<Vec<String>>,
+    /// Never these fields.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_fields: Vec<String>,
+}
+
+impl LogObligations {
+    pub(super) fn are_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A shadow module that would have decided otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogDissent {
+    /// The module.
+    pub module: String,
+    /// `allow` or `deny`.
+    pub would: String,
+}
+
+/// A place in a batch.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq)]
+pub struct LogBatch {
+    /// 0, 1, …
+    pub index: usize,
+    /// How many paths the batch named.
+    pub size: usize,
+}
+
+/// Takes a row apart into its events, in the order in which they were packed. `None` where the row was not written by
+/// [`super::pack`].
+#[must_use]
+pub fn unpack(row: &StoredAuditRow) -> Option<Vec<LogEntry>> {
+    let packed: Packed = serde_json::from_slice(&row.row.body).ok()?;
+    Some((0..packed.events.len()).filter_map(|index| log_entry(row, &packed, index)).collect())
+}
+
+fn log_entry(row: &StoredAuditRow, packed: &Packed, index: usize) -> Option<LogEntry> {
+    let (path, version, code, decision) = packed.events.get(index)?;
+    let (place, at) = (row.place, row.row.at);
+    let (id, kind, tenant) = match &packed.identity {
+        Some((id, kind, tenant)) => (Some(id.clone()), Some(kind.clone()), Some(tenant.clone())),
+        None => (None, None, None),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a duration far below 2^52 microseconds")]
+    let duration_ms = packed.micros as f64 / 1_000.0;
+    Some(LogEntry {
+        id: format!("evt_{place}_{index}"),
+        position: (at, place, index),
+        timestamp: at,
+        action: packed.action.clone(),
+        identity_type: kind,
+        identity_id: id,
+        tenant_id: tenant,
+        secret_path: path.clone(),
+        version: *version,
+        source_ip: packed.ip.clone(),
+        user_agent: packed.agent.clone(),
+        success: matches!(code.as_str(), OK | NOT_MODIFIED),
+        code: code.clone(),
+        decision: decision.and_then(|index| packed.decisions.get(index)).map(|decision| log_decision(packed, decision)),
+        duration_ms,
+        request_id: packed.request.clone(),
+        batch: packed.batch.map(|size| LogBatch { index, size }),
+        details: packed.details.clone(),
+    })
+}
+
+fn log_decision(packed: &Packed, decision: &PackedDecision) -> LogDecision {
+    let (module, digest) = decision.module.clone().unzip();
+    LogDecision {
+        module,
+        digest,
+        reason: decision.reason.clone(),
+        rules: decision.rules.clone(),
+        obligations: decision.obligations.clone(),
+        dissent: decision.dissent.clone(),
+        generation: packed.generation,
+        policies: packed.policies.clone(),
+        inputs: packed.inputs.iter().chain(&decision.inputs).cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        audit::{Entry, Event, pack},
+        domain::{
+            AuditPlace, AuditRow, Decision, FieldFilter, InputRead, ModuleRef, ReceiptSlot, RequestContext, SecretPath,
+            Verdict, Version,
+        },
+    };
+
+    fn decision(reason: &str) -> Decision {
+        Decision {
+            verdict: Verdict::Allow(FieldFilter { only: Some(vec!["id".into()]), without: vec![] }),
+            module: Some(Arc::new(ModuleRef { name: "rules".into(), digest: "ab".into() })),
+            reason: reason.into(),
+            rules: vec!["r/0".into()],
+            dissent: vec![(Arc::new(ModuleRef { name: "next".into(), digest: "cd".into() }), "deny")],
+            inputs: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_packed_is_unpacked() {
+        let context = RequestContext {
+            request_id: "req_1".into(),
+            now: Timestamp::from_micros(5),
+            source_ip: Some([10, 0, 0, 1].into()),
+            user_agent: Some("curl".into()),
+            receipt: ReceiptSlot::default(),
+        };
+        let event = |path, code, decision| Event {
+            path: SecretPath::parse(path).ok(),
+            version: Version::new(2),
+            code,
+            decision: Some(decision),
+        };
+        let row = pack(Entry {
+            identity: None,
+            context: &context,
+            action: "read",
+            generation: Some(7),
+            policies: Some("0123456789abcdef0123"),
+            batch_size: Some(3),
+            duration: Duration::from_micros(1_500),
+            inputs: vec![InputRead { name: "principal.id".into(), value: "sa:x".into() }],
+            events: vec![
+                event("a/b", OK, decision("ok")),
+                event("a/c", OK, decision("ok")),
+                event("a/d", "access_denied", decision("no")),
+            ],
+            details: None,
+        });
+        let text = String::from_utf8(row.body.clone()).unwrap();
+        assert_eq!(text.matches("\"rules\"").count(), 4, "two decisions, stored once each: {text}");
+        let place = AuditPlace { chain: 1, number: 9 };
+        let stored = |row| StoredAuditRow { place, row, link: vec![] };
+        let entries = unpack(&stored(row.clone())).unwrap();
+        let ids: Vec<_> = entries.iter().map(|e| (e.id.as_str(), e.success)).collect();
+        assert_eq!(ids, [("evt_1_9_0", true), ("evt_1_9_1", true), ("evt_1_9_2", false)]);
+        assert_eq!(entries[1].secret_path.as_deref(), Some("a/c"));
+        assert_eq!(entries[1].batch, Some(LogBatch { index: 1, size: 3 }));
+        let decision = entries[2].decision.as_ref().unwrap();
+        assert_eq!((decision.reason.as_str(), decision.generation), ("no", Some(7)));
+        assert_eq!(decision.policies.as_deref(), Some("0123456789abcdef"));
+        assert_eq!(decision.inputs["principal.id"], "sa:x");
+        assert_eq!(decision.obligations.only_fields.as_deref(), Some(&["id".to_owned()][..]));
+        assert_eq!(decision.dissent, [LogDissent { module: "next".into(), would: "deny".into() }]);
+        assert_eq!(unpack(&stored(AuditRow { body: b"{}".to_vec(), ..row })), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! How the events of a request are packed into one row.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::log_entry::{LogDissent, LogObligations};
+use crate::domain::{
+    AuditRow, Decision, FieldFilter, Identity, InputRead, ReceiptSlot, RequestContext, SecretPath, Timestamp, Verdict,
+    Version,
+};
+
+/// Hexadecimal digits of a digest of policies that each row repeats: enough to tell all that ever served apart.
+const SHORT_DIGEST: usize = 16;
+
+/// All events of one request (or of one page of a long one).
+pub struct Entry<'a> {
+    /// Who asked; none where nobody was authenticated.
+    pub identity: Option<&'a Identity>,
+    /// Where and when.
+    pub context: &'a RequestContext,
+    /// What was asked, for all events alike.
+    pub action: &'static str,
+    /// The generation of policies that decided.
+    pub generation: Option<u64>,
+    /// The digest of their manifest and files; numbers alone are each server's own.
+    pub policies: Option<&'a str>,
+    /// How many paths the batch names; none for a request about one path.
+    pub batch_size: Option<usize>,
+    /// How long it took until it was recorded.
+    pub duration: Duration,
+    /// What the policies asked about the request.
+    pub inputs: Vec<InputRead>,
+    /// What became of each path.
+    pub events: Vec<Event>,
+    /// What else is to be known, where the request is about no secret.
+    pub details: Option<Value>,
+}
+
+/// What became of one path.
+pub struct Event {
+    /// The path; none where no path could be parsed, or the event is about none.
+    pub path: Option<SecretPath>,
+    /// The version released or written.
+    pub version: Option<Version>,
+    /// [`super::OK`], [`super::NOT_MODIFIED`], or an error code of the API.
+    pub code: &'static str,
+    /// What the policies decided.
+    pub decision: Option<Decision>,
+}
+
+/// The packed form. Short names, since it is written at every request; a decision shared by many paths stands once.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Packed {
+    pub(super) v: u8,
+    pub(super) at: i64,
+    pub(super) request: String,
+    pub(super) action: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) identity: Option<(String, String, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ip: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) agent: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) generation: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) policies: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) batch: Option<usize>,
+    pub(super) micros: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) inputs: Vec<(String, Value)>,
+    pub(super) decisions: Vec<PackedDecision>,
+    pub(super) events: Vec<PackedEvent>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) details: Option<Value>,
+}
+
+/// Path, version, code, index into [`Packed::decisions`].
+pub(super) type PackedEvent = (Option<String>, Option<i64>, String, Option<usize>);
+
+#[derive(Serialize, Deserialize, PartialEq)]
+pub(super) struct PackedDecision {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) module: Option<(String, String)>,
+    pub(super) reason: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) rules: Vec<String>,
+    #[serde(default, skip_serializing_if = "LogObligations::are_none")]
+    pub(super) obligations: LogObligations,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) dissent: Vec<LogDissent>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) inputs: Vec<(String, Value)>,
+}
+
+/// Packs the events of a request into the row that the store keeps.
+#[must_use]
+pub fn pack(entry: Entry<'_>) -> AuditRow {
+    let Entry { identity, context, action, generation, policies, batch_size, duration, inputs, events, details } =
+        entry;
+    let source_ip = context.source_ip.map(|ip| ip.to_string());
+    let mut packed = Packed {
+        v: 1,
+        at: context.now.micros(),
+        request: context.request_id.to_string(),
+        action: action.to_owned(),
+        identity: identity.map(|who| (who.id.to_string(), who.kind.as_str().to_owned(), who.tenant.to_string())),
+        ip: source_ip.clone(),
+        agent: context.user_agent.clone(),
+        generation,
+        policies: policies.and_then(|digest| digest.get(..SHORT_DIGEST)).map(str::to_owned),
+        batch: batch_size,
+        micros: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+        inputs: pack_inputs(inputs),
+        decisions: Vec::new(),
+        events: Vec::with_capacity(events.len()),
+        details,
+    };
+    for event in events {
+        let decision = event.decision.map(|decision| index_of(&mut packed.decisions, decision));
+        let path = event.path.map(|path| path.as_str().to_owned());
+        packed.events.push((path, event.version.map(Version::get), event.code.to_owned(), decision));
+    }
+    AuditRow {
+        at: context.now,
+        tenant: identity.map(|who| who.tenant.clone()),
+        identity_id: identity.map(|who| who.id.to_string()),
+        identity_type: identity.map(|who| Cow::Borrowed(who.kind.as_str())),
+        action: Cow::Borrowed(action),
+        source_ip,
+        request_id: context.request_id.to_string(),
+        events: u32::try_from(packed.events.len()).unwrap_or(u32::MAX),
+        // INVARIANT: the packed form has text keys and plain values alone, so it always serialises.
+        body: serde_json::to_vec(&packed).unwrap_or_default(),
+    }
+}
+
+/// Packs what the vault says for itself, and what is no event.
+pub(super) fn pack_own(action: &'static str, at: Timestamp, details: Value) -> AuditRow {
+    let context = RequestContext {
+        request_id: "".into(),
+        now: at,
+        source_ip: None,
+        user_agent: None,
+        receipt: ReceiptSlot::default(),
+    };
+    pack(Entry {
+        identity: None,
+        context: &context,
+        action,
+        generation: None,
+        policies: None,
+        batch_size: None,
+        duration: Duration::ZERO,
+        inputs: Vec::new(),
+        events: Vec::new(),
+        details: Some(details),
+    })
+}
+
+fn pack_inputs(inputs: Vec<InputRead>) -> Vec<(String, Value)> {
+    inputs.into_iter().map(|input| (input.name.into_owned(), input.value)).collect()
+}
+
+/// How far back an equal decision is looked for: neighbours mostly share one, and a longer search would cost more than
+/// the bytes it saves.
+const LOOK_BACK: usize = 8;
+
+fn index_of(decisions: &mut Vec<PackedDecision>, decision: Decision) -> usize {
+    let packed = PackedDecision {
+        module: decision.module.map(|module| (module.name.clone(), module.digest.clone())),
+        reason: decision.reason,
+        rules: decision.rules,
+        obligations: match decision.verdict {
+            Verdict::Allow(FieldFilter { only, without }) => {
+                LogObligations { only_fields: only, without_fields: without }
+            }
+            Verdict::Deny(_) => LogObligations::default(),
+        },
+        dissent: decision
+            .dissent
+            .iter()
+            .map(|(module, would)| LogDissent { module: module.name.clone(), would: (*would).to_owned() })
+            .collect(),
+        inputs: pack_inputs(decision.inputs),
+    };
+    let from = decisions.len().saturating_sub(LOOK_BACK);
+    let known = decisions.iter().enumerate().skip(from).find(|(_, before)| **before == packed);
+    if let Some((index, _)) = known {
+        return index;
+    }
+    decisions.push(packed);
+    decisions.len() - 1
+}

@@ -1,0 +1,317 @@
+//! Whether a log is what was recorded. Two questions, answered apart: is what is there unaltered (integrity), and is all
+//! of it there (completeness)?
+//!
+//! Within a chain, numbers without a gap and links that hang together answer both. What they cannot show is that rows
+//! at the end are missing: that takes a signed note from elsewhere, a later checkpoint or a client's receipt.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    CHECKPOINT,
+    chain::AuditKeys,
+    note::{Note, NoteKind},
+    pack::Packed,
+};
+use crate::domain::{AuditPlace, ChainHead, Link, StoredAuditRow};
+
+/// A note that was kept elsewhere, and where.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// The text of the note.
+    pub note: String,
+    /// Who showed it, for people.
+    pub origin: String,
+}
+
+/// Something that is wrong with a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "problem", rename_all = "snake_case")]
+pub enum Problem {
+    /// The row is not what was recorded there, or the row before it is not.
+    Altered {
+        /// The chain.
+        chain: u32,
+        /// The row.
+        number: i64,
+    },
+    /// Rows between others, or before the first, are not there, and no tombstone stands for them.
+    Missing {
+        /// The chain.
+        chain: u32,
+        /// The first that is missing.
+        from: i64,
+        /// The last that is missing.
+        to: i64,
+    },
+    /// The chain ends before a row that a note vouches for.
+    CutOff {
+        /// The chain.
+        chain: u32,
+        /// Its last row now.
+        last: i64,
+        /// A row that it had.
+        reached: i64,
+        /// Who showed the note.
+        origin: String,
+    },
+    /// The row that a note vouches for was another: what follows from there was written anew.
+    Rewritten {
+        /// The chain.
+        chain: u32,
+        /// The row.
+        number: i64,
+        /// Who showed the note.
+        origin: String,
+    },
+    /// A checkpoint in the log does not vouch for the rows before it.
+    FalseCheckpoint {
+        /// The chain.
+        chain: u32,
+        /// The row.
+        number: i64,
+    },
+    /// A text that was shown as evidence, or a tombstone, was not signed by this vault. It proves nothing.
+    ForgedNote {
+        /// Who showed it.
+        origin: String,
+    },
+}
+
+impl Problem {
+    /// Whether it is about what is missing, rather than about what is there.
+    #[must_use]
+    pub const fn is_incomplete(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::CutOff { .. } | Self::Rewritten { .. })
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Altered { chain, number } => {
+                write!(f, "chain {chain}, row {number}: it, or the row before it, is not what was recorded")
+            }
+            Self::Missing { chain, from, to } => write!(f, "chain {chain}: rows {from} to {to} are missing"),
+            Self::CutOff { chain, last, reached, origin } => {
+                write!(f, "chain {chain} ends at row {last}; {origin} proves that it had come to row {reached}")
+            }
+            Self::Rewritten { chain, number, origin } => {
+                write!(f, "chain {chain}, row {number}: {origin} proves that another row stood here")
+            }
+            Self::FalseCheckpoint { chain, number } => {
+                write!(f, "chain {chain}, row {number}: a checkpoint that does not vouch for what is before it")
+            }
+            Self::ForgedNote { origin } => write!(f, "{origin}: not signed by this vault, so it proves nothing"),
+        }
+    }
+}
+
+/// What was found of one chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChainReport {
+    /// The chain.
+    pub chain: u32,
+    /// Its first row; what was before it a tombstone stands for.
+    pub first: i64,
+    /// Its last row.
+    pub last: i64,
+    /// How many rows were read.
+    pub rows: u64,
+    /// How many events they hold.
+    pub events: u64,
+    /// The last row that evidence from outside the chain vouches for.
+    pub proven_to: Option<i64>,
+}
+
+/// What was found of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Whether everything that is there is what was recorded.
+    pub integrity: bool,
+    /// Whether nothing is known to be missing.
+    pub completeness: bool,
+    /// Chain by chain.
+    pub chains: Vec<ChainReport>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a log, chain by chain and row by row.
+#[derive(Clone)]
+pub struct Verifier {
+    keys: Arc<AuditKeys>,
+    /// What was removed on purpose, by chain.
+    removed: BTreeMap<u32, ChainHead>,
+    /// What the chains had come to, as it was shown from outside.
+    reached: BTreeMap<AuditPlace, (Link, String)>,
+    /// The newest row of each chain that another chain vouches for.
+    anchored: BTreeMap<u32, (ChainHead, String)>,
+    chains: BTreeMap<u32, Progress>,
+    problems: Vec<Problem>,
+}
+
+#[derive(Clone)]
+struct Progress {
+    head: ChainHead,
+    first: i64,
+    rows: u64,
+    events: u64,
+    proven_to: Option<i64>,
+}
+
+impl Verifier {
+    /// A verifier that was shown these tombstones, and this evidence of how far the chains had come.
+    #[must_use]
+    pub fn new(keys: Arc<AuditKeys>, tombstones: &[String], evidence: &[Evidence]) -> Self {
+        let mut verifier = Self {
+            keys,
+            removed: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            anchored: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        let origin = "a tombstone in the log".to_owned();
+        let tombstones = tombstones.iter().map(|note| Evidence { note: note.clone(), origin: origin.clone() });
+        for shown in tombstones {
+            verifier.take(&shown, NoteKind::Removed);
+        }
+        for shown in evidence {
+            verifier.take(shown, NoteKind::Reached);
+        }
+        verifier
+    }
+
+    fn take(&mut self, shown: &Evidence, kind: NoteKind) {
+        let note = Note::verify(shown.note.trim(), &self.keys.verifying_key()).filter(|note| note.kind == kind);
+        match note {
+            Some(Note { head, kind: NoteKind::Removed, .. }) => drop(self.removed.insert(head.place.chain, head)),
+            Some(Note { head, kind: NoteKind::Reached, .. }) => {
+                let known = self.reached.insert(head.place, (head.link, shown.origin.clone()));
+                // Two notes that contradict one another: one of them was given for a log that is not this one.
+                if known.is_some_and(|(link, _)| link != head.link) {
+                    self.rewritten(head.place, shown.origin.clone());
+                }
+            }
+            None => self.problems.push(Problem::ForgedNote { origin: shown.origin.clone() }),
+        }
+    }
+
+    /// Reads the next row. They come chain by chain, in the order of their numbers.
+    pub fn row(&mut self, row: &StoredAuditRow) {
+        let AuditPlace { chain, number } = row.place;
+        let before = self.head(chain);
+        let found: Option<Link> = row.link.as_slice().try_into().ok().map(Link);
+        if number == before.place.number + 1 {
+            if found != Some(self.keys.link(&before, &row.row)) {
+                self.problems.push(Problem::Altered { chain, number });
+            }
+        } else {
+            self.problems.push(Problem::Missing { chain, from: before.place.number + 1, to: number - 1 });
+        }
+        if row.row.action == CHECKPOINT {
+            self.checkpoint(&before, row);
+        }
+        self.step(row.place, found.unwrap_or_default(), row.row.events);
+    }
+
+    /// Reads a row that is there and cannot be read.
+    pub fn damaged_row(&mut self, place: AuditPlace) {
+        let before = self.head(place.chain);
+        if place.number != before.place.number + 1 {
+            let (from, to) = (before.place.number + 1, place.number - 1);
+            self.problems.push(Problem::Missing { chain: place.chain, from, to });
+        }
+        self.problems.push(Problem::Altered { chain: place.chain, number: place.number });
+        self.step(place, Link::default(), 0);
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        let anchored = std::mem::take(&mut self.anchored).into_values().map(|(head, origin)| (head.place, origin));
+        let reached = std::mem::take(&mut self.reached).into_iter().map(|(place, (_, origin))| (place, origin));
+        let mut newest: Vec<(AuditPlace, String)> = anchored.chain(reached).collect();
+        newest.sort();
+        let newest: BTreeMap<u32, (i64, String)> =
+            newest.into_iter().map(|(place, origin)| (place.chain, (place.number, origin))).collect();
+        for (chain, (reached, origin)) in newest {
+            let last = self.head(chain).place.number;
+            if last < reached {
+                self.problems.push(Problem::CutOff { chain, last, reached, origin });
+            } else if let Some(progress) = self.chains.get_mut(&chain) {
+                progress.proven_to = Some(reached);
+            }
+        }
+        let chains = self.chains.iter().map(|(chain, progress)| ChainReport {
+            chain: *chain,
+            first: progress.first,
+            last: progress.head.place.number,
+            rows: progress.rows,
+            events: progress.events,
+            proven_to: progress.proven_to,
+        });
+        Report {
+            integrity: self.problems.iter().all(Problem::is_incomplete),
+            completeness: !self.problems.iter().any(Problem::is_incomplete),
+            chains: chains.collect(),
+            problems: self.problems,
+        }
+    }
+
+    /// What the next row of a chain has to follow.
+    fn head(&self, chain: u32) -> ChainHead {
+        let removed = || self.removed.get(&chain).copied();
+        self.chains.get(&chain).map(|progress| progress.head).or_else(removed).unwrap_or(ChainHead::origin(chain))
+    }
+
+    fn step(&mut self, place: AuditPlace, link: Link, events: u32) {
+        let start = Progress { head: ChainHead::origin(0), first: place.number, rows: 0, events: 0, proven_to: None };
+        let progress = self.chains.entry(place.chain).or_insert(start);
+        progress.head = ChainHead { place, link };
+        progress.rows += 1;
+        progress.events += u64::from(events);
+        let anchored = self.anchored.get(&place.chain).filter(|(head, _)| head.place == place);
+        let anchored = anchored.map(|(head, origin)| (head.link, origin.clone()));
+        for (proven, origin) in self.reached.get(&place).cloned().into_iter().chain(anchored) {
+            if proven != link {
+                self.rewritten(place, origin);
+            }
+        }
+    }
+
+    fn rewritten(&mut self, place: AuditPlace, origin: String) {
+        self.problems.push(Problem::Rewritten { chain: place.chain, number: place.number, origin });
+    }
+
+    /// A checkpoint vouches for the row before it, and for the other chains.
+    fn checkpoint(&mut self, before: &ChainHead, row: &StoredAuditRow) {
+        let AuditPlace { chain, number } = row.place;
+        let details = serde_json::from_slice::<Packed>(&row.row.body).ok().and_then(|packed| packed.details);
+        let details = details.unwrap_or_default();
+        let note = details["note"].as_str().and_then(|text| Note::verify(text, &self.keys.verifying_key()));
+        if !note.is_some_and(|note| note.kind == NoteKind::Reached && note.head == *before) {
+            self.problems.push(Problem::FalseCheckpoint { chain, number });
+            return;
+        }
+        for other in details["others"].as_array().into_iter().flatten().filter_map(anchored) {
+            // The newest is enough: what is before it hangs from it.
+            let known = self.anchored.get(&other.place.chain).is_some_and(|(head, _)| head.place >= other.place);
+            if !known {
+                let origin = format!("a checkpoint of chain {chain} (row {number})");
+                self.anchored.insert(other.place.chain, (other, origin));
+            }
+        }
+    }
+}
+
+fn anchored(anchor: &Value) -> Option<ChainHead> {
+    let place = AuditPlace { chain: u32::try_from(anchor[0].as_u64()?).ok()?, number: anchor[1].as_i64()? };
+    let text = anchor[2].as_str()?;
+    let byte = |at: usize| u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok();
+    let bytes: Vec<u8> = (0..32).map(byte).collect::<Option<_>>()?;
+    Some(ChainHead { place, link: Link(bytes.try_into().ok()?) })
+}

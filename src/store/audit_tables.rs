@@ -1,0 +1,231 @@
+//! The audit log's tables in the store's verbs, over one connection of either database.
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use super::{
+    DamagedAuditRow, Logged, StoreError, StoreResult, Tombstone,
+    sql::{Arg, Backend, Columns},
+    tables::{Tables, narrow},
+};
+use crate::domain::{
+    AuditOrder, AuditPlace, AuditRow, AuditScan, ChainHead, Link, StoredAuditRow, TenantId, Timestamp,
+};
+
+macro_rules! columns {
+    () => {
+        "at, chain, number, tenant, identity_id, identity_type, action, source_ip, request_id, events, body, link"
+    };
+}
+
+/// Rows that one statement appends at most: fewer round trips, and few enough shapes of the statement to stay prepared.
+const ROWS: usize = 16;
+const WIDTH: usize = 12;
+
+/// The statements that append 1, 2, … rows.
+static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let row = |row: usize| {
+        let places: Vec<String> = (1..=WIDTH).map(|column| format!("${}", row * WIDTH + column)).collect();
+        format!("({})", places.join(", "))
+    };
+    let statement = |rows: usize| {
+        let rows: Vec<String> = (0..rows).map(row).collect();
+        format!(concat!("INSERT INTO audit_log (", columns!(), ") VALUES {}"), rows.join(", "))
+    };
+    (1..=ROWS).map(statement).collect()
+});
+
+macro_rules! scan {
+    ($at:literal, $more:literal, $compare:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM audit_log
+              WHERE (tenant = $1 OR ($2 = 1 AND tenant IS NULL)) AND (at, chain, number) ",
+            $compare,
+            " ($3, $4, $5) AND ",
+            $at,
+            " >= $6 AND ",
+            $at,
+            " < $7 AND ($8 = '' OR identity_id = $8) AND ($9 = '' OR identity_type = $9)
+               AND ($10 = '' OR source_ip = $10) AND ($11 = '' OR request_id = $11)",
+            $more,
+            " ORDER BY at ",
+            $order,
+            ", chain ",
+            $order,
+            ", number ",
+            $order,
+            " LIMIT $12"
+        )
+    };
+}
+
+/// One statement for each index that can help; `at + 0` keeps the planner from an index that would need a sort.
+macro_rules! scans {
+    ($compare:literal, $order:literal) => {
+        [
+            scan!("at + 0", " AND request_id = $11", $compare, $order),
+            scan!("at + 0", " AND tenant = $1 AND identity_id = $8", $compare, $order),
+            scan!("at", "", $compare, $order),
+        ]
+    };
+}
+
+impl<B: Backend> Tables<'_, B> {
+    /// Appends rows at their places. A place that is taken is an error.
+    pub async fn append(&mut self, rows: &[(ChainHead, AuditRow)]) -> StoreResult<()> {
+        for rows in rows.chunks(ROWS) {
+            let sql = INSERT.get(rows.len() - 1).ok_or(StoreError::Damaged("group"))?;
+            let args: Vec<Arg<'_>> = rows.iter().flat_map(|(head, row)| arguments(head, row)).collect();
+            self.execute(sql, &args).await?;
+        }
+        Ok(())
+    }
+
+    /// The rows that a query wants.
+    pub async fn audit_rows(&mut self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
+        let ([by_request, by_identity, by_time], all) = match scan.order {
+            AuditOrder::NewestFirst => (scans!("<=", "DESC"), (i64::MAX, i64::MAX, i64::MAX)),
+            AuditOrder::OldestFirst => (scans!(">=", "ASC"), (i64::MIN, 0, 0)),
+        };
+        let sql = match scan {
+            AuditScan { request_id: Some(_), .. } => by_request,
+            AuditScan { identity_id: Some(_), .. } => by_identity,
+            _ => by_time,
+        };
+        let start = scan.start.map_or(all, |(at, place)| (at.micros(), i64::from(place.chain), place.number));
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (id, kind, ip, request) =
+            (text(&scan.identity_id), text(&scan.identity_type), text(&scan.source_ip), text(&scan.request_id));
+        let args = [
+            Arg::Text(scan.tenant.as_ref().map_or("", TenantId::as_str)),
+            Arg::Int(i64::from(scan.with_untenanted)),
+            Arg::Int(start.0),
+            Arg::Int(start.1),
+            Arg::Int(start.2),
+            Arg::Int(scan.from.map_or(i64::MIN, Timestamp::micros)),
+            Arg::Int(scan.to.map_or(i64::MAX, Timestamp::micros)),
+            Arg::Text(&id),
+            Arg::Text(&kind),
+            Arg::Text(&ip),
+            Arg::Text(&request),
+            Arg::Int(i64::from(limit)),
+        ];
+        self.fetch(sql, &args).await?.iter().map(logged).collect()
+    }
+
+    /// The rows that follow a place, chain by chain.
+    pub async fn audit_chain(&mut self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
+        const SQL: &str = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM audit_log WHERE (chain, number) > ($1, $2) ORDER BY chain, number LIMIT $3"
+        );
+        let args = [Arg::Int(i64::from(after.chain)), Arg::Int(after.number), Arg::Int(i64::from(limit))];
+        self.fetch(SQL, &args).await?.iter().map(logged).collect()
+    }
+
+    /// The last row of a chain, or what stands for the rows that were removed.
+    pub async fn chain_head(&mut self, chain: u32) -> StoreResult<ChainHead> {
+        const SQL: &str = "SELECT number, link FROM audit_log WHERE chain = $1 ORDER BY number DESC LIMIT 1";
+        let rows = self.fetch(SQL, &[Arg::Int(i64::from(chain))]).await?;
+        let Some(row) = rows.first() else { return Ok(ChainHead::origin(chain)) };
+        Ok(ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? })
+    }
+
+    /// The last checkpoints of all chains but one.
+    pub async fn other_chains(&mut self, chain: u32) -> StoreResult<Vec<ChainHead>> {
+        const SQL: &str = "SELECT chain, number, link FROM audit_chains WHERE chain <> $1 ORDER BY chain";
+        let rows = self.fetch(SQL, &[Arg::Int(i64::from(chain))]).await?;
+        let head = |row: &B::Row| {
+            let place = AuditPlace { chain: narrow(row.int(0)?)?, number: row.int(1)? };
+            Ok(ChainHead { place, link: link(row.blob(2)?)? })
+        };
+        rows.iter().map(head).collect()
+    }
+
+    /// Keeps the last checkpoint of a chain.
+    pub async fn keep_chain(&mut self, head: &ChainHead) -> StoreResult<()> {
+        const SQL: &str = "INSERT INTO audit_chains (chain, number, link) VALUES ($1, $2, $3)
+                           ON CONFLICT (chain) DO UPDATE SET number = excluded.number, link = excluded.link";
+        let [chain, number] = place(head.place);
+        self.execute(SQL, &[chain, number, Arg::Blob(&head.link.0)]).await.map(drop)
+    }
+
+    /// Removes the rows that a tombstone stands for.
+    pub async fn retain(&mut self, tombstone: &Tombstone) -> StoreResult<()> {
+        let [chain, number] = place(tombstone.until);
+        self.execute("DELETE FROM audit_log WHERE chain = $1 AND number <= $2", &[chain, number]).await?;
+        self.execute("DELETE FROM audit_tombstones WHERE chain = $1", &[chain]).await?;
+        let keep = "INSERT INTO audit_tombstones (chain, number, note) VALUES ($1, $2, $3)";
+        self.execute(keep, &[chain, number, Arg::Text(&tombstone.note)]).await.map(drop)
+    }
+
+    /// The notes of all tombstones.
+    pub async fn tombstones(&mut self) -> StoreResult<Vec<String>> {
+        let rows = self.fetch("SELECT note FROM audit_tombstones ORDER BY chain", &[]).await?;
+        rows.iter().map(|row| row.text(0)).collect()
+    }
+
+    /// Proves that the audit log takes a row: one that is gone again when the caller commits. The caller must: a row
+    /// that is rolled back has never asked the disk for room.
+    pub async fn probe(&mut self) -> StoreResult<()> {
+        const PROBE: &str = "INSERT INTO audit_log (chain, number, at, action, request_id, events, body, link)
+                             VALUES (0, 0, 0, 'probe', '', 0, $1, $1)";
+        self.execute(PROBE, &[Arg::Blob(&[])]).await?;
+        self.execute("DELETE FROM audit_log WHERE chain = 0 AND number = 0", &[]).await.map(drop)
+    }
+}
+
+fn place<'a>(place: AuditPlace) -> [Arg<'a>; 2] {
+    [Arg::Int(i64::from(place.chain)), Arg::Int(place.number)]
+}
+
+fn arguments<'a>(head: &'a ChainHead, row: &'a AuditRow) -> [Arg<'a>; WIDTH] {
+    let [chain, number] = place(head.place);
+    [
+        Arg::Int(row.at.micros()),
+        chain,
+        number,
+        Arg::MaybeText(row.tenant.as_ref().map(TenantId::as_str)),
+        Arg::MaybeText(row.identity_id.as_deref()),
+        Arg::MaybeText(row.identity_type.as_deref()),
+        Arg::Text(&row.action),
+        Arg::MaybeText(row.source_ip.as_deref()),
+        Arg::Text(&row.request_id),
+        Arg::Int(i64::from(row.events)),
+        Arg::Blob(&row.body),
+        Arg::Blob(&head.link.0),
+    ]
+}
+
+/// A row whose place can be read, whatever else is wrong with it.
+fn logged(row: &impl Columns) -> StoreResult<Logged> {
+    let at = Timestamp::from_micros(row.int(0)?);
+    let place = AuditPlace { chain: narrow(row.int(1)?)?, number: row.int(2)? };
+    match content(row, at) {
+        Ok((row, link)) => Ok(Ok(StoredAuditRow { place, row, link })),
+        Err(StoreError::Damaged(what)) => Ok(Err(DamagedAuditRow { at, place, what })),
+        Err(error) => Err(error),
+    }
+}
+
+fn content(row: &impl Columns, at: Timestamp) -> StoreResult<(AuditRow, Vec<u8>)> {
+    let tenant = |text: String| TenantId::parse(&text).ok_or(StoreError::Damaged("tenant"));
+    let content = AuditRow {
+        at,
+        tenant: row.maybe_text(3)?.map(tenant).transpose()?,
+        identity_id: row.maybe_text(4)?,
+        identity_type: row.maybe_text(5)?.map(Cow::Owned),
+        action: Cow::Owned(row.text(6)?),
+        source_ip: row.maybe_text(7)?,
+        request_id: row.text(8)?,
+        events: narrow(row.int(9)?)?,
+        body: row.blob(10)?,
+    };
+    Ok((content, row.blob(11)?))
+}
+
+fn link(bytes: Vec<u8>) -> StoreResult<Link> {
+    bytes.try_into().map(Link).map_err(|_| StoreError::Damaged("link"))
+}

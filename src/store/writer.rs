@@ -1,0 +1,395 @@
+//! The one task of a server that writes. It commits for all who wait, chains the rows that they leave in the audit log,
+//! and answers them after both are durable.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{ConnectOptions, Connection};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    ChangeRequest, Committed, Refusal, StoreError, StoreResult, Tombstone,
+    sql::{Backend, OptionsOf},
+    tables::Tables,
+};
+use crate::domain::{AuditRow, Chain, ChainHead, Receipt, TenantId, WrappedKey};
+
+/// How many requests may wait for the writer before a new one waits to be let in.
+const QUEUE: usize = 1_024;
+/// How many requests one transaction serves at most.
+const GROUP: usize = 256;
+/// How long a transaction may take. Whoever waits for it has given up long before.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// After so many events a checkpoint follows.
+const CHECKPOINT_EVENTS: u64 = 1_000;
+/// After so long, if there was an event.
+const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+
+/// Where the answer to a job goes.
+pub type Answer<T> = oneshot::Sender<StoreResult<T>>;
+
+/// What became of a change, and the receipt of its event.
+pub type Witnessed = (Result<Committed, Refusal>, Receipt);
+
+/// What there is to write.
+pub enum Job {
+    StartLog(Arc<dyn Chain>, Answer<ChainHead>),
+    Commit(Box<ChangeRequest>, Answer<Witnessed>),
+    Append(Box<AuditRow>, Answer<Receipt>),
+    Retain(Box<Tombstone>, Answer<Receipt>),
+    AddTenantKey(TenantId, WrappedKey, Answer<Vec<WrappedKey>>),
+    RootFingerprint(Vec<u8>, Answer<Vec<u8>>),
+    VaultKey(&'static str, Vec<u8>, Answer<Vec<u8>>),
+    Probe(Answer<()>),
+    Close,
+}
+
+/// Checks that what was committed is where it will be looked for.
+pub type InPlace = Box<dyn FnMut() -> StoreResult<()> + Send>;
+
+/// The way to the writer.
+pub struct WriterHandle {
+    jobs: mpsc::Sender<Job>,
+    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl WriterHandle {
+    /// Starts the writer.
+    pub fn start<B: Backend>(options: OptionsOf<B>, in_place: InPlace) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::<B> { options, in_place, chain: None, line: None, newest: None };
+        Self { jobs, task: tokio::sync::Mutex::new(Some(tokio::spawn(writer.run(queue)))) }
+    }
+
+    /// Hands a job in and waits for its answer.
+    pub async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> StoreResult<T> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(job(reply)).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Uncommitted)?
+    }
+
+    /// Lets the writer finish what it was handed, and waits for its end.
+    pub async fn close(&self) {
+        if self.jobs.send(Job::Close).await.is_ok()
+            && let Some(task) = self.task.lock().await.take()
+        {
+            task.await.ok();
+        }
+    }
+}
+
+struct Writer<B: Backend> {
+    options: OptionsOf<B>,
+    in_place: InPlace,
+    /// What binds the audit log's rows; none until the log is started.
+    chain: Option<Arc<dyn Chain>>,
+    /// None after a failure: what the connection knows is not to be trusted then, so it is opened anew.
+    line: Option<Line<B>>,
+    /// The newest head that was committed: one that is older later means that the log was rolled back.
+    newest: Option<ChainHead>,
+}
+
+/// The one connection that writes, and the chain that it holds.
+struct Line<B: Backend> {
+    connection: B::Connection,
+    log: Option<Log>,
+}
+
+struct Log {
+    head: ChainHead,
+    events_since_checkpoint: u64,
+    checkpoint_at: Instant,
+}
+
+/// Sends an answer, once what it tells is durable.
+type Reply = Box<dyn FnOnce(&Receipt) + Send>;
+
+impl<B: Backend> Writer<B> {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(first) = next(self.checkpoint_due(), &mut jobs).await {
+            let mut group = Vec::from_iter(first);
+            while group.len() < GROUP
+                && let Ok(job) = jobs.try_recv()
+            {
+                group.push(job);
+            }
+            if group.iter().any(|job| matches!(job, Job::Close)) {
+                // Nothing more is let in; what waits already is still served.
+                jobs.close();
+            }
+            group.retain(Job::is_awaited);
+            if !group.is_empty() || self.log().is_some_and(Log::is_due) {
+                self.serve(group).await;
+            }
+        }
+        if let Some(line) = self.line.take() {
+            line.connection.close().await.ok();
+        }
+    }
+
+    /// When a checkpoint is made, whether or not there is more to write.
+    fn checkpoint_due(&self) -> Option<Instant> {
+        let log = self.log().filter(|log| log.events_since_checkpoint > 0)?;
+        Some(log.checkpoint_at + CHECKPOINT_AFTER)
+    }
+
+    fn log(&self) -> Option<&Log> {
+        self.line.as_ref()?.log.as_ref()
+    }
+
+    /// Serves a group in one transaction, and answers everyone after it is durable. Who gets no answer hears of the
+    /// failure by that.
+    async fn serve(&mut self, group: Vec<Job>) {
+        let committed = timeout(PATIENCE, self.commit(group)).await.unwrap_or(Err(StoreError::Late));
+        match committed {
+            Ok((replies, receipt)) => replies.into_iter().for_each(|reply| reply(&receipt)),
+            Err(error) => {
+                tracing::error!(%error, "nothing of a group of changes could be committed");
+                if let Some(line) = self.line.take() {
+                    timeout(PATIENCE, line.connection.close_hard()).await.ok();
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, mut group: Vec<Job>) -> StoreResult<(Vec<Reply>, Receipt)> {
+        for job in &group {
+            if let Job::StartLog(chain, _) = job {
+                self.chain = Some(Arc::clone(chain));
+                self.line = None;
+            }
+        }
+        if B::LOCK_SECRET.is_some() {
+            // Two servers take the locks of several secrets in one order, so neither waits for the other for ever.
+            group.sort_by(|a, b| a.secret().cmp(&b.secret()));
+        }
+        let mut line = match self.line.take() {
+            Some(line) => line,
+            None => self.connect().await?,
+        };
+        let done = self.transact(&mut line, group).await;
+        // Kept even after a failure: it is closed by whoever hears of that.
+        self.line = Some(line);
+        let (replies, receipt, checkpointed) = done?;
+        (self.in_place)()?;
+        if checkpointed && let Some(chain) = &self.chain {
+            chain.passed_checkpoint(&receipt);
+        }
+        Ok((replies, receipt))
+    }
+
+    async fn transact(&mut self, line: &mut Line<B>, group: Vec<Job>) -> StoreResult<(Vec<Reply>, Receipt, bool)> {
+        let mut transaction = line.connection.begin_with(B::BEGIN).await?;
+        // Whoever gave up while the transaction waited to begin was told that nothing was done.
+        let group: Vec<Job> = group.into_iter().filter(Job::is_awaited).collect();
+        let alone = group.len() == 1;
+        let (mut replies, mut rows) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+        for job in group {
+            let head = line.log.as_ref().map(|log| log.head);
+            match perform::<B>(job, alone, head, &mut transaction, &mut rows).await? {
+                Some(reply) => replies.push(reply),
+                None if alone => {
+                    transaction.rollback().await?;
+                    return Ok((replies, Receipt("".into()), false));
+                }
+                None => (),
+            }
+        }
+        let Some((chain, log)) = self.chain.as_ref().zip(line.log.as_mut()) else {
+            if !rows.is_empty() {
+                return Err(StoreError::NoLog);
+            }
+            transaction.commit().await?;
+            return Ok((replies, Receipt("".into()), false));
+        };
+        let mut next = log.follow(&**chain, rows);
+        let due = next.log.is_due();
+        if due {
+            let others = Tables::<B>(&mut transaction).other_chains(log.head.place.chain).await?;
+            next.check(&**chain, &others);
+            Tables::<B>(&mut transaction).keep_chain(&next.log.head).await?;
+        }
+        Tables::<B>(&mut transaction).append(&next.rows).await?;
+        let receipt = chain.receipt(&next.log.head);
+        transaction.commit().await?;
+        self.newest = Some(next.log.head);
+        *log = next.log;
+        Ok((replies, receipt, due))
+    }
+
+    async fn connect(&mut self) -> StoreResult<Line<B>> {
+        (self.in_place)()?;
+        let mut connection = self.options.connect().await?;
+        let log = if self.chain.is_some() { Some(self.claim(&mut connection).await?) } else { None };
+        Ok(Line { connection, log })
+    }
+
+    /// Takes a chain that no other server holds: the one before, if there was one.
+    async fn claim(&mut self, connection: &mut B::Connection) -> StoreResult<Log> {
+        let chain = B::claim_chain(connection, self.newest.map(|head| head.place.chain)).await?;
+        let head = Tables::<B>(connection).chain_head(chain).await?;
+        if let Some(newest) = self.newest.filter(|newest| newest.place.chain == chain)
+            && (head.place.number < newest.place.number || (head.place == newest.place && head.link != newest.link))
+        {
+            return Err(StoreError::RolledBack { newest: newest.place, found: head.place });
+        }
+        // Nothing is known of a checkpoint: the first group makes one.
+        Ok(Log { head, events_since_checkpoint: CHECKPOINT_EVENTS, checkpoint_at: Instant::now() })
+    }
+}
+
+/// The next job; no job where it is time for a checkpoint; `None` at the end.
+async fn next(checkpoint_due: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -> Option<Option<Job>> {
+    match checkpoint_due {
+        Some(due) => timeout_at(due, jobs.recv()).await.map_or(Some(None), |job| job.map(Some)),
+        None => jobs.recv().await.map(Some),
+    }
+}
+
+impl Log {
+    fn is_due(&self) -> bool {
+        self.events_since_checkpoint >= CHECKPOINT_EVENTS
+            || (self.events_since_checkpoint > 0 && self.checkpoint_at.elapsed() >= CHECKPOINT_AFTER)
+    }
+
+    /// The rows in their places, each hanging from the one before.
+    fn follow(&self, chain: &dyn Chain, rows: Vec<AuditRow>) -> Next {
+        let log = Self { ..*self };
+        let mut next = Next { log, rows: Vec::with_capacity(rows.len() + 1) };
+        for row in rows {
+            next.log.events_since_checkpoint += u64::from(row.events);
+            next.push(chain, row);
+        }
+        next
+    }
+}
+
+/// What a transaction adds to the log.
+struct Next {
+    log: Log,
+    rows: Vec<(ChainHead, AuditRow)>,
+}
+
+impl Next {
+    fn push(&mut self, chain: &dyn Chain, row: AuditRow) {
+        let link = chain.link(&self.log.head, &row);
+        let mut place = self.log.head.place;
+        place.number += 1;
+        self.log.head = ChainHead { place, link };
+        self.rows.push((self.log.head, row));
+    }
+
+    fn check(&mut self, chain: &dyn Chain, others: &[ChainHead]) {
+        let row = chain.checkpoint(&self.log.head, others);
+        self.push(chain, row);
+        self.log.events_since_checkpoint = 0;
+        self.log.checkpoint_at = Instant::now();
+    }
+}
+
+impl Job {
+    /// Whether somebody still waits for it. What was given up is not begun: its caller was told that it failed.
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::StartLog(_, answer) => !answer.is_closed(),
+            Self::Commit(_, answer) => !answer.is_closed(),
+            Self::Append(_, answer) | Self::Retain(_, answer) => !answer.is_closed(),
+            Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
+            Self::RootFingerprint(_, answer) | Self::VaultKey(_, _, answer) => !answer.is_closed(),
+            Self::Probe(answer) => !answer.is_closed(),
+            Self::Close => false,
+        }
+    }
+
+    /// The secret that it locks.
+    fn secret(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Commit(request, _) => Some((request.tenant.as_str(), request.path.as_str())),
+            _ => None,
+        }
+    }
+}
+
+/// Does one job inside the group's transaction, and adds what it leaves to the log. `None` for a job that failed alone:
+/// it is undone, unless it has the transaction for itself, and was answered. An error that is returned ends the group.
+async fn perform<B: Backend>(
+    job: Job,
+    alone: bool,
+    head: Option<ChainHead>,
+    group: &mut B::Connection,
+    rows: &mut Vec<AuditRow>,
+) -> StoreResult<Option<Reply>> {
+    match job {
+        // Where the log cannot be written no one's event can be recorded: these need no savepoint.
+        Job::Append(row, answer) => {
+            rows.push(*row);
+            return Ok(Some(receipted(answer)));
+        }
+        Job::StartLog(_, answer) => {
+            return Ok(settle(head.ok_or(StoreError::NoLog), answer));
+        }
+        job if alone => return attempt::<B>(job, group, rows).await,
+        job => {
+            let mut savepoint = group.begin().await?;
+            let before = rows.len();
+            let reply = attempt::<B>(job, &mut savepoint, rows).await?;
+            if reply.is_some() {
+                savepoint.commit().await?;
+            } else {
+                rows.truncate(before);
+                // Where the database gave up the whole transaction, there is no savepoint to go back to: this fails too.
+                savepoint.rollback().await?;
+            }
+            Ok(reply)
+        }
+    }
+}
+
+async fn attempt<B: Backend>(
+    job: Job,
+    connection: &mut B::Connection,
+    rows: &mut Vec<AuditRow>,
+) -> StoreResult<Option<Reply>> {
+    let mut tables = Tables::<B>(connection);
+    Ok(match job {
+        Job::Commit(request, answer) => match tables.apply(*request).await {
+            Ok((outcome, row)) => {
+                rows.push(row);
+                Some(Box::new(move |receipt: &Receipt| drop(answer.send(Ok((outcome, receipt.clone()))))) as Reply)
+            }
+            Err(error) => settle(Err(error), answer),
+        },
+        Job::Retain(tombstone, answer) => match tables.retain(&tombstone).await {
+            Ok(()) => {
+                rows.push(tombstone.event);
+                Some(receipted(answer))
+            }
+            Err(error) => settle(Err(error), answer),
+        },
+        Job::AddTenantKey(tenant, key, answer) => settle(tables.add_tenant_key(&tenant, &key).await, answer),
+        Job::RootFingerprint(fingerprint, answer) => settle(tables.root_fingerprint(&fingerprint).await, answer),
+        Job::VaultKey(name, wrapped, answer) => settle(tables.vault_key(name, &wrapped).await, answer),
+        Job::Probe(answer) => settle(tables.probe().await, answer),
+        Job::Append(..) | Job::StartLog(..) | Job::Close => None,
+    })
+}
+
+/// Answers with the receipt, once there is one.
+fn receipted(answer: Answer<Receipt>) -> Reply {
+    Box::new(move |receipt| drop(answer.send(Ok(receipt.clone()))))
+}
+
+/// Keeps an answer back until it is durable; a failure is told at once.
+fn settle<T: Send + 'static>(result: StoreResult<T>, answer: Answer<T>) -> Option<Reply> {
+    match result {
+        // Nobody listens where the request was given up; what was done stands and is in the audit.
+        Ok(value) => Some(Box::new(|_| drop(answer.send(Ok(value))))),
+        Err(error) => {
+            answer.send(Err(error)).ok();
+            None
+        }
+    }
+}
