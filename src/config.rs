@@ -35,6 +35,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub root_key: RootKeyConfig,
     pub secrets: SecretsConfig,
+    pub audit: AuditConfig,
     pub auth: AuthConfig,
     pub rate_limits: BTreeMap<String, u32>,
     pub tls: TlsConfig,
@@ -89,6 +90,18 @@ pub struct RootKeyConfig {
 #[expect(missing_docs, reason = "see DEFAULT")]
 pub struct SecretsConfig {
     pub recoverable_for: Span,
+}
+
+/// How the audit log is kept.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct AuditConfig {
+    pub checkpoints: Option<PathBuf>,
+    pub keep_for: Option<Span>,
+    /// Whether to go on with a log that was rolled back; the command line alone says so.
+    #[serde(skip)]
+    pub accept_rollback: bool,
 }
 
 /// Whose tokens are taken.
@@ -248,6 +261,12 @@ impl Config {
                 Err(ConfigError::Key { key: "root_key".to_owned(), problem })
             }
         }
+    }
+
+    /// The second place for the audit log's checkpoints.
+    #[must_use]
+    pub fn checkpoint_file(&self) -> PathBuf {
+        self.audit.checkpoints.clone().unwrap_or_else(|| self.store.data_dir.join("checkpoints.log"))
     }
 
     /// The limits of connections.

@@ -1,5 +1,7 @@
 //! Puts a server together from its configuration, and runs it.
 
+mod second_place;
+
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -10,11 +12,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    audit::{AuditChain, AuditKeys},
+    audit::{AuditChain, AuditKeys, CheckpointFile, Problem},
     auth::{AuthConfigError, AuthError, Authenticator, TokenError, TokenIssuer},
     config::{Config, ConfigError, PolicyLoadingConfig},
     crypto::{CryptoError, Keyring, RootKey, RootKeyError},
-    domain::{Clock, Entropy, Timestamp},
+    domain::{Clock, Entropy, Receipt, Timestamp},
     http::{ApiSettings, App, TlsError, router, serve, tls_config},
     policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
     store::{PostgresStore, SecretStore, SqliteStore, StoreError},
@@ -34,6 +36,8 @@ pub enum StartError {
     WrongRootKey,
     #[error("the vault's own keys cannot be unwrapped: {0}")]
     VaultKey(#[from] CryptoError),
+    #[error("this vault was never started: it has no audit log")]
+    NoAuditKey,
     #[error("the store cannot be opened: {0}")]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -50,6 +54,11 @@ pub enum StartError {
     Listen(std::net::SocketAddr, std::io::Error),
     #[error("the audit log cannot be written: {}", .0.message())]
     Audit(Fault),
+    #[error("the audit log is not what this vault wrote; was an old database put back? {} (to go on all the same, and have \
+         that on record: serve --accept-rollback)", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    RolledBack(Vec<Problem>),
+    #[error("the checkpoints in {} cannot be read: {}", .0.display(), .1)]
+    Checkpoints(PathBuf, std::io::Error),
     #[error("the sample secrets cannot be stored: {}", .0.message())]
     Samples(Fault),
 }
@@ -90,6 +99,7 @@ pub struct Server {
     store: Arc<dyn SecretStore>,
     metrics: Arc<Metrics>,
     watch: Watch,
+    checkpoints: Checkpoints,
     config: Config,
 }
 
@@ -121,22 +131,29 @@ impl Server {
         };
         let metrics = Arc::new(Metrics::default());
         let keyring = Keyring::new(root, Arc::clone(&entropy));
-        let chain = Arc::new(AuditChain::new(Arc::new(audit_keys(&*store, &keyring).await?), Arc::clone(&clock)));
-        store.start_log(chain).await?;
+        let audit_keys = Arc::new(audit_keys(&*store, &keyring).await?);
+        let (checkpoints, lost) = match start_log(&config, &*store, &audit_keys, Arc::clone(&clock)).await {
+            Ok(started) => started,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
         let vault = Vault::new(Parts {
             store: Arc::clone(&store),
             keyring,
+            audit_keys,
             policies,
             clock,
             entropy,
             metrics: Arc::clone(&metrics),
             recoverable_for: config.secrets.recoverable_for.0,
         });
-        if let Err(fault) = vault.record_first_policies().await {
+        if let Err(fault) = record_start(&vault, &lost).await {
             store.close().await;
             return Err(StartError::Audit(fault));
         }
-        Ok(Self { vault: Arc::new(vault), authenticator, issuer, store, metrics, watch, config })
+        Ok(Self { vault: Arc::new(vault), authenticator, issuer, store, metrics, watch, checkpoints, config })
     }
 
     /// Serves until `shutdown`, then finishes what was begun and lets go of the store.
@@ -159,10 +176,68 @@ impl Server {
         if self.config.policy_loading.watch {
             tokio::spawn(watch(Arc::clone(&self.vault), self.watch, shutdown.clone()));
         }
+        let file = CheckpointFile::new(self.config.checkpoint_file());
+        let (checkpoints, metrics) = (self.checkpoints.clone(), Arc::clone(&self.metrics));
+        tokio::spawn(second_place::keep(file.clone(), checkpoints, Arc::clone(&metrics), shutdown.clone()));
+        if let Some(keep_for) = self.config.audit.keep_for {
+            tokio::spawn(remove_old_events(Arc::clone(&self.vault), keep_for.0, shutdown.clone()));
+        }
         let app = App::new(Arc::clone(&self.vault), self.authenticator, outside, self.metrics, &settings);
         serve(listener, tls, router(app, &settings), self.config.serve_limits(), shutdown).await;
         self.store.close().await;
+        let last = self.checkpoints.borrow().clone();
+        second_place::write_down(&file, last, &metrics).await;
         Ok(())
+    }
+}
+
+/// The newest durable checkpoint of the audit log.
+type Checkpoints = tokio::sync::watch::Receiver<Option<Receipt>>;
+
+/// Takes a chain of the audit log, after the log was held against what is known of it elsewhere. Answers what is missing
+/// where that was accepted.
+async fn start_log(
+    config: &Config,
+    store: &dyn SecretStore,
+    keys: &Arc<AuditKeys>,
+    clock: Arc<dyn Clock>,
+) -> Result<(Checkpoints, Vec<Problem>), StartError> {
+    let file = CheckpointFile::new(config.checkpoint_file());
+    let unusable = |error| StartError::Checkpoints(file.path().to_owned(), error);
+    let lost = second_place::lost_rows(store, keys, &file.read().map_err(unusable)?).await?;
+    if !lost.is_empty() {
+        if !config.audit.accept_rollback {
+            return Err(StartError::RolledBack(lost));
+        }
+        let aside = file.put_aside().map_err(unusable)?;
+        tracing::warn!(?lost, aside = %aside.display(), "the audit log was rolled back, and that was accepted");
+    }
+    let chain = AuditChain::new(Arc::clone(keys), clock);
+    let checkpoints = chain.checkpoints();
+    store.start_log(Arc::new(chain)).await?;
+    Ok((checkpoints, lost))
+}
+
+/// The audit's word for a start on an older database than the last.
+const ACCEPT_ROLLBACK: &str = "accept_rollback";
+
+async fn record_start(vault: &Vault, lost: &[Problem]) -> Result<(), Fault> {
+    if !lost.is_empty() {
+        vault.record_own(ACCEPT_ROLLBACK, serde_json::json!({ "lost": lost })).await?;
+    }
+    vault.record_first_policies().await
+}
+
+/// How often old events are removed.
+const REMOVE_EVERY: Duration = Duration::from_hours(1);
+
+async fn remove_old_events(vault: Arc<Vault>, keep_for: Duration, shutdown: CancellationToken) {
+    loop {
+        let cutoff = SystemClock.now().minus(keep_for);
+        vault.remove_events_before(cutoff).await.ok();
+        if shutdown.run_until_cancelled(tokio::time::sleep(REMOVE_EVERY)).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -186,6 +261,16 @@ const AUDIT_KEY: &str = "audit";
 pub async fn audit_keys(store: &dyn SecretStore, keyring: &Keyring) -> Result<AuditKeys, StartError> {
     let fresh = keyring.fresh_vault_key(AUDIT_KEY)?;
     let kept = store.vault_key(AUDIT_KEY, &fresh).await?;
+    Ok(AuditKeys::new(&*keyring.vault_key(AUDIT_KEY, &kept)?))
+}
+
+/// The keys of the audit log of a vault that has been started before.
+///
+/// # Errors
+///
+/// [`StartError`] where the store cannot be read, or holds no such key, or one of another vault.
+pub async fn kept_audit_keys(store: &dyn SecretStore, keyring: &Keyring) -> Result<AuditKeys, StartError> {
+    let kept = store.kept_vault_key(AUDIT_KEY).await?.ok_or(StartError::NoAuditKey)?;
     Ok(AuditKeys::new(&*keyring.vault_key(AUDIT_KEY, &kept)?))
 }
 
@@ -220,6 +305,18 @@ async fn watch(vault: Arc<Vault>, mut watch: Watch, shutdown: CancellationToken)
             watch.forget();
             shutdown.run_until_cancelled(tokio::time::sleep(TRY_AGAIN)).await;
         }
+    }
+}
+
+/// Opens the store to read alone, whether or not a server is using it.
+///
+/// # Errors
+///
+/// Where there is none, or it cannot be opened.
+pub async fn open_to_read(config: &Config) -> Result<Arc<dyn SecretStore>, StoreError> {
+    match &config.store.database_url {
+        Some(url) => Ok(Arc::new(PostgresStore::connect_to_read(&url.0).await?)),
+        None => Ok(Arc::new(SqliteStore::open_to_read(&config.store.data_dir).await?)),
     }
 }
 

@@ -1,6 +1,13 @@
 //! What is counted, timed and logged. Labels are from closed sets: never a path, never an identity.
 
-use std::{io::IsTerminal, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -27,6 +34,8 @@ pub struct Metrics {
     unreadable_records: Counter,
     rate_limited: Family<CategoryLabels, Counter>,
     failed_authentications: Counter,
+    lost_checkpoints: Counter,
+    checkpoints_fail: AtomicBool,
 }
 
 /// A request by its route's template, never by its path.
@@ -97,6 +106,8 @@ impl Default for Metrics {
             unreadable_records: Counter::default(),
             rate_limited: Family::default(),
             failed_authentications: Counter::default(),
+            lost_checkpoints: Counter::default(),
+            checkpoints_fail: AtomicBool::new(false),
         }
     }
 }
@@ -140,6 +151,19 @@ impl Metrics {
         self.failed_authentications.inc();
     }
 
+    /// A checkpoint of the audit log was written down in its second place, or could not be.
+    pub fn checkpoint_kept(&self, kept: bool) {
+        self.checkpoints_fail.store(!kept, Ordering::Relaxed);
+        if !kept {
+            self.lost_checkpoints.inc();
+        }
+    }
+
+    /// Whether the last checkpoint could not be written down.
+    pub fn checkpoints_fail(&self) -> bool {
+        self.checkpoints_fail.load(Ordering::Relaxed)
+    }
+
     /// The registry that [`render`] writes from.
     #[must_use]
     pub fn registry(&self, policies: PolicySource) -> Registry {
@@ -152,6 +176,11 @@ impl Metrics {
         registry.register("store_write_duration_seconds", "Time of a change, in seconds", self.store_writes.clone());
         registry.register("unreadable_records", "Records that did not authenticate", self.unreadable_records.clone());
         registry.register("rate_limited_requests", "Requests turned away for their rate", self.rate_limited.clone());
+        registry.register(
+            "lost_checkpoints",
+            "Checkpoints of the audit log that could not be written down in their second place",
+            self.lost_checkpoints.clone(),
+        );
         registry.register("failed_authentications", "Tokens refused", self.failed_authentications.clone());
         registry.register_collector(Box::new(PolicyCollector(policies)));
         registry

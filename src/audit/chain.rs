@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use hmac::{Hmac, KeyInit, Mac};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::Sha256;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -101,8 +102,8 @@ impl Chain for AuditChain {
     }
 
     fn checkpoint(&self, head: &ChainHead, others: &[ChainHead]) -> AuditRow {
-        let others: Vec<Value> = others.iter().map(anchor).collect();
-        pack_own(CHECKPOINT, self.clock.now(), json!({ "note": self.reached(head), "others": others }))
+        let checkpoint = Checkpoint { note: self.reached(head), others: others.iter().map(Anchor::of).collect() };
+        pack_own(CHECKPOINT, self.clock.now(), json!(checkpoint))
     }
 
     fn receipt(&self, head: &ChainHead) -> Receipt {
@@ -114,9 +115,30 @@ impl Chain for AuditChain {
     }
 }
 
-fn anchor(head: &ChainHead) -> Value {
-    let AuditPlace { chain, number } = head.place;
-    json!([chain, number, hex(&head.link.0)])
+/// What the row of a checkpoint says.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    /// The signed note that the chain had come to the row before.
+    pub(super) note: String,
+    /// The other chains' last checkpoints.
+    pub(super) others: Vec<Anchor>,
+}
+
+/// Another chain's head: chain, number, link in hexadecimal.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Anchor(u32, i64, String);
+
+impl Anchor {
+    fn of(head: &ChainHead) -> Self {
+        Self(head.place.chain, head.place.number, hex(&head.link.0))
+    }
+
+    pub(super) fn head(&self) -> Option<ChainHead> {
+        let Self(chain, number, link) = self;
+        let byte = |at: usize| u8::from_str_radix(link.get(at * 2..at * 2 + 2)?, 16).ok();
+        let bytes: Vec<u8> = (0..32).map(byte).collect::<Option<_>>()?;
+        Some(ChainHead { place: AuditPlace { chain: *chain, number: *number }, link: Link(bytes.try_into().ok()?) })
+    }
 }
 
 fn keyed(key: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {

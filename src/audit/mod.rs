@@ -10,12 +10,14 @@
 //! vouch for cannot be cut off unnoticed either.
 
 mod chain;
+mod checkpoints;
 mod log_entry;
 mod note;
 mod pack;
 mod verify;
 
 pub use chain::{AuditChain, AuditKeys, CHECKPOINT};
+pub use checkpoints::CheckpointFile;
 pub use log_entry::{LogBatch, LogDecision, LogDissent, LogEntry, LogObligations, unpack};
 pub use note::{Note, NoteKind};
 pub use pack::{Entry, Event, pack};

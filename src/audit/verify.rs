@@ -7,11 +7,10 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     CHECKPOINT,
-    chain::AuditKeys,
+    chain::{Anchor, AuditKeys, Checkpoint},
     note::{Note, NoteKind},
     pack::Packed,
 };
@@ -205,14 +204,12 @@ impl Verifier {
         let AuditPlace { chain, number } = row.place;
         let before = self.head(chain);
         let found: Option<Link> = row.link.as_slice().try_into().ok().map(Link);
-        if number == before.place.number + 1 {
-            if found != Some(self.keys.link(&before, &row.row)) {
-                self.problems.push(Problem::Altered { chain, number });
-            }
-        } else {
+        if number > before.place.number + 1 {
+            // What it hangs from is not there, so nothing can be said of the row itself.
             self.problems.push(Problem::Missing { chain, from: before.place.number + 1, to: number - 1 });
-        }
-        if row.row.action == CHECKPOINT {
+        } else if number <= before.place.number || found != Some(self.keys.link(&before, &row.row)) {
+            self.problems.push(Problem::Altered { chain, number });
+        } else if row.row.action == CHECKPOINT {
             self.checkpoint(&before, row);
         }
         self.step(row.place, found.unwrap_or_default(), row.row.events);
@@ -291,13 +288,16 @@ impl Verifier {
     fn checkpoint(&mut self, before: &ChainHead, row: &StoredAuditRow) {
         let AuditPlace { chain, number } = row.place;
         let details = serde_json::from_slice::<Packed>(&row.row.body).ok().and_then(|packed| packed.details);
-        let details = details.unwrap_or_default();
-        let note = details["note"].as_str().and_then(|text| Note::verify(text, &self.keys.verifying_key()));
-        if !note.is_some_and(|note| note.kind == NoteKind::Reached && note.head == *before) {
+        let checkpoint = details.and_then(|details| serde_json::from_value::<Checkpoint>(details).ok());
+        let vouches = |checkpoint: &Checkpoint| {
+            let note = Note::verify(&checkpoint.note, &self.keys.verifying_key());
+            note.is_some_and(|note| note.kind == NoteKind::Reached && note.head == *before)
+        };
+        let Some(checkpoint) = checkpoint.filter(vouches) else {
             self.problems.push(Problem::FalseCheckpoint { chain, number });
             return;
-        }
-        for other in details["others"].as_array().into_iter().flatten().filter_map(anchored) {
+        };
+        for other in checkpoint.others.iter().filter_map(Anchor::head) {
             // The newest is enough: what is before it hangs from it.
             let known = self.anchored.get(&other.place.chain).is_some_and(|(head, _)| head.place >= other.place);
             if !known {
@@ -306,12 +306,4 @@ impl Verifier {
             }
         }
     }
-}
-
-fn anchored(anchor: &Value) -> Option<ChainHead> {
-    let place = AuditPlace { chain: u32::try_from(anchor[0].as_u64()?).ok()?, number: anchor[1].as_i64()? };
-    let text = anchor[2].as_str()?;
-    let byte = |at: usize| u8::from_str_radix(text.get(at * 2..at * 2 + 2)?, 16).ok();
-    let bytes: Vec<u8> = (0..32).map(byte).collect::<Option<_>>()?;
-    Some(ChainHead { place, link: Link(bytes.try_into().ok()?) })
 }

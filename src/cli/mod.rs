@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod client;
 mod config;
 mod output;
@@ -33,6 +34,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Read and write secrets of a running server.
     Secret(secret::SecretArgs),
+    /// Check the audit log.
+    Audit(audit::AuditArgs),
     /// Try, check and build policies.
     Policy(policy::PolicyArgs),
 }
@@ -61,6 +64,7 @@ impl Cli {
             Command::Config(args) => report(config::run(&args)),
             Command::Token(args) => report(token::run(args)),
             Command::Secret(args) => secret::run(args).await,
+            Command::Audit(args) => report(audit::run(args).await),
             Command::Policy(args) => report(policy::run(args)),
         }
     }

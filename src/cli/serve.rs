@@ -35,6 +35,9 @@ pub struct ServeArgs {
     /// sample identities. Not for production: whoever reads the output can use the tokens.
     #[arg(long)]
     dev: bool,
+    /// Go on with a database that is older than the checkpoints of its audit log say: after a backup was restored.
+    #[arg(long)]
+    accept_rollback: bool,
 }
 
 /// Runs the server until it is asked to stop.
@@ -43,6 +46,7 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     config.listen = args.listen.unwrap_or(config.listen);
     config.store.data_dir = args.data_dir.unwrap_or(config.store.data_dir);
     config.policies = args.policies.unwrap_or(config.policies);
+    config.audit.accept_rollback = args.accept_rollback;
     start_log(&config.log.filter, config.log.format == LogFormat::Json);
     keep_memory_private();
     // From here on a hangup stops nothing; what comes before the policies are there is done then.

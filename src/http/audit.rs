@@ -23,27 +23,27 @@ const PAGE: usize = 100;
 #[into_params(parameter_in = Query)]
 pub struct AuditQuery {
     /// Not before this instant (RFC 3339).
-    from: Option<String>,
+    pub(super) from: Option<String>,
     /// Before this instant (RFC 3339).
-    to: Option<String>,
+    pub(super) to: Option<String>,
     /// Of these actions, separated by commas.
-    action: Option<String>,
+    pub(super) action: Option<String>,
     /// Of this principal, such as `sa:checkout`.
-    identity_id: Option<String>,
+    pub(super) identity_id: Option<String>,
     /// `user` or `service_account`.
-    identity_type: Option<String>,
+    pub(super) identity_type: Option<String>,
     /// About paths that start with this.
-    path_prefix: Option<String>,
+    pub(super) path_prefix: Option<String>,
     /// Permitted and done, or not.
-    success: Option<bool>,
+    pub(super) success: Option<bool>,
     /// From this address.
-    source_ip: Option<String>,
+    pub(super) source_ip: Option<String>,
     /// Of this request.
-    request_id: Option<String>,
+    pub(super) request_id: Option<String>,
     /// Events on a page: 1 to 1,000, 100 where absent.
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
     /// Where the page before ended.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 /// A page of the audit log.
@@ -75,7 +75,7 @@ pub async fn logs(
     Ok(reply(&AuditBody { logs: page.entries, cursor: page.cursor, has_more }))
 }
 
-fn filter(query: AuditQuery) -> Result<AuditFilter, ApiError> {
+pub(super) fn filter(query: AuditQuery) -> Result<AuditFilter, ApiError> {
     let instant = |text: Option<String>, name: &str| {
         let bad = |_| ApiError::invalid(format!("{name}: an instant as RFC 3339 writes it is wanted"));
         text.map(|text| text.parse::<Timestamp>().map_err(bad)).transpose()

@@ -3,6 +3,7 @@
 mod audit;
 mod batch;
 mod error;
+mod export;
 mod frame;
 mod json;
 mod limits;
@@ -147,6 +148,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/policies/test", test_policies)
         .route("/v1/policies/{name}", reads_policies(get(policies::describe_one)))
         .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
+        .route("/v1/audit/export", gated(&app, Scope::AuditExport, Category::AuditExport, post(export::export)))
         .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))
         .route("/v1/health", get(system::health))
         .route("/v1/health/ready", get(system::ready))

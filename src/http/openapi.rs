@@ -11,7 +11,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{audit, batch, policies, secrets, system};
+use super::{audit, batch, export, policies, secrets, system};
 
 /// What the server answers.
 #[derive(OpenApi)]
@@ -21,7 +21,7 @@ use super::{audit, batch, policies, secrets, system};
     paths(
         secrets::read, secrets::put, secrets::delete, secrets::list, secrets::restore, secrets::metadata,
         secrets::patch_metadata, secrets::versions, secrets::rollback, secrets::destroy, batch::read, batch::metadata,
-        audit::logs, system::whoami, policies::list, policies::describe_one, policies::status, policies::reload,
+        audit::logs, export::export, system::whoami, policies::list, policies::describe_one, policies::status, policies::reload,
         policies::test, system::health, system::ready,
         system::version, system::metrics, document
     ),

@@ -152,6 +152,26 @@ impl<B: Backend> Tables<'_, B> {
         self.execute(SQL, &[chain, number, Arg::Blob(&head.link.0)]).await.map(drop)
     }
 
+    /// Where to cut a chain: how many rows go, and the last of them.
+    pub async fn audit_cut(
+        &mut self,
+        chain: u32,
+        before: Timestamp,
+        most: u32,
+    ) -> StoreResult<Option<(u64, ChainHead)>> {
+        const SQL: &str = "
+            WITH ends AS (SELECT min(number) AS first, max(number) AS last FROM audit_log WHERE chain = $1)
+            SELECT a.number, a.link, a.number - ends.first + 1 FROM audit_log AS a, ends
+            WHERE a.chain = $1 AND a.number < ends.first + $3 AND a.number < COALESCE(
+                (SELECT number FROM audit_log WHERE chain = $1 AND at >= $2 ORDER BY number LIMIT 1), ends.last)
+            ORDER BY a.number DESC LIMIT 1";
+        let args = [Arg::Int(i64::from(chain)), Arg::Int(before.micros()), Arg::Int(i64::from(most))];
+        let rows = self.fetch(SQL, &args).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let head = ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? };
+        Ok(Some((u64::try_from(row.int(2)?).unwrap_or_default(), head)))
+    }
+
     /// Removes the rows that a tombstone stands for.
     pub async fn retain(&mut self, tombstone: &Tombstone) -> StoreResult<()> {
         let [chain, number] = place(tombstone.until);

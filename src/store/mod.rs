@@ -225,8 +225,18 @@ pub trait SecretStore: Send + Sync {
     /// The rows of the audit log that follow a place, chain by chain.
     async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>>;
 
+    /// The last row of a chain.
+    async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead>;
+
     /// The notes of what was removed from the audit log.
     async fn tombstones(&self) -> StoreResult<Vec<String>>;
+
+    /// The chains, at their last checkpoints.
+    async fn chains(&self) -> StoreResult<Vec<ChainHead>>;
+
+    /// Where to cut a chain so that rows from before an instant go, `most` of them at most, and the last row stays: how
+    /// many that are, and the last of them. `None` where there is nothing to go.
+    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>>;
 
     /// Removes a chain's oldest rows, and leaves a tombstone and an event.
     async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt>;
@@ -242,6 +252,9 @@ pub trait SecretStore: Send + Sync {
 
     /// Keeps a wrapped key of the vault's own, unless there is one of that name already. Answers what is kept now.
     async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>>;
+
+    /// A wrapped key of the vault's own, if there is one of that name.
+    async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>>;
 
     /// Whether the store can be read and the audit log takes a row.
     async fn ready(&self) -> StoreResult<()>;

@@ -47,13 +47,19 @@ impl PostgresStore {
         let options = url.parse::<PgConnectOptions>()?;
         migrate(&options).await?;
         let options = options.options(SESSION);
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_with(options.clone())
-            .await?;
+        let pool = pool(options.clone(), max_connections).await?;
         let writer = WriterHandle::start::<Postgres>(options, Box::new(|| Ok(())));
         Ok(Self { pool, writer })
+    }
+
+    /// Connects to read alone. Nothing is made, and nothing can be written.
+    ///
+    /// # Errors
+    ///
+    /// A bad URL, no connection.
+    pub async fn connect_to_read(url: &str) -> StoreResult<Self> {
+        let options = url.parse::<PgConnectOptions>()?.options([("default_transaction_read_only", "on")]);
+        Ok(Self { pool: pool(options, 1).await?, writer: WriterHandle::none() })
     }
 
     async fn connection(&self) -> StoreResult<PoolConnection<Postgres>> {
@@ -102,6 +108,18 @@ impl SecretStore for PostgresStore {
         Tables::<Postgres>(&mut *self.connection().await?).audit_chain(after, limit).await
     }
 
+    async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead> {
+        Tables::<Postgres>(&mut *self.connection().await?).chain_head(chain).await
+    }
+
+    async fn chains(&self) -> StoreResult<Vec<ChainHead>> {
+        Tables::<Postgres>(&mut *self.connection().await?).other_chains(0).await
+    }
+
+    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>> {
+        Tables::<Postgres>(&mut *self.connection().await?).audit_cut(chain, before, most).await
+    }
+
     async fn tombstones(&self) -> StoreResult<Vec<String>> {
         Tables::<Postgres>(&mut *self.connection().await?).tombstones().await
     }
@@ -122,6 +140,10 @@ impl SecretStore for PostgresStore {
         self.writer.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
     }
 
+    async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {
+        Tables::<Postgres>(&mut *self.connection().await?).kept_vault_key(name).await
+    }
+
     async fn ready(&self) -> StoreResult<()> {
         drop(self.connection().await?);
         self.writer.write(Job::Probe).await
@@ -131,6 +153,11 @@ impl SecretStore for PostgresStore {
         self.writer.close().await;
         self.pool.close().await;
     }
+}
+
+async fn pool(options: PgConnectOptions, max_connections: u32) -> StoreResult<PgPool> {
+    let pool = PgPoolOptions::new().max_connections(max_connections).acquire_timeout(ACQUIRE_TIMEOUT);
+    Ok(pool.connect_with(options).await?)
 }
 
 /// Brings the tables to this program's version, on a connection without time limits: a migration takes what it takes.

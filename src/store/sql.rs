@@ -218,8 +218,8 @@ driver!(Postgres, PgConnection, PgRow, {
     async fn claim_chain(connection: &mut PgConnection, wanted: Option<u32>) -> StoreResult<u32> {
         if let Some(chain) = wanted {
             // What held it may be a connection of this server that the database has not given up yet.
-            let waited = claim(connection, "SELECT true FROM pg_advisory_lock($1::int, $2::int)", chain).await;
-            if waited.is_ok_and(|taken| taken) {
+            let again = claim(connection, "SELECT true FROM pg_advisory_lock($1::int, $2::int)", chain).await;
+            if again.is_ok_and(|taken| taken) {
                 return Ok(chain);
             }
         }

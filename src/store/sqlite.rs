@@ -36,7 +36,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     writer: WriterHandle,
     /// Held while the store is open: a second server on the same directory is refused.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl SqliteStore {
@@ -57,32 +57,24 @@ impl SqliteStore {
         let lock = lock(directory)?;
         let file = directory.join("portcullis.db");
         private_file(&file).map_err(|error| unfit("cannot make the database in", &error))?;
-        let options = SqliteConnectOptions::new()
-            .filename(&file)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(ACQUIRE_TIMEOUT)
-            // What is destroyed is overwritten in the file, not merely forgotten.
-            .pragma("secure_delete", "ON")
-            .row_buffer_size(256);
+        let options = options(&file);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
         migrate(&mut connection).await?;
-        let cores = std::thread::available_parallelism().map_or(4, |n| u32::try_from(n.get()).unwrap_or(4));
-        let readers = SqlitePoolOptions::new()
-            .max_connections(cores.max(4))
-            // With its last connection the write-ahead log would go, and come back as another file.
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .connect_with(options.clone().pragma("query_only", "ON"))
-            .await?;
+        let readers = readers(&options).await?;
         connection.close().await?;
         let writer = WriterHandle::start::<Sqlite>(options, in_place(&file));
-        Ok(Self { readers, writer, _lock: lock })
+        Ok(Self { readers, writer, _lock: Some(lock) })
+    }
+
+    /// Opens the database to read, whether or not a server is using it. Nothing is made, and nothing can be written.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or it cannot be opened.
+    pub async fn open_to_read(directory: &Path) -> StoreResult<Self> {
+        let readers = readers(&options(&directory.join("portcullis.db"))).await?;
+        Ok(Self { readers, writer: WriterHandle::none(), _lock: None })
     }
 
     async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
@@ -131,6 +123,18 @@ impl SecretStore for SqliteStore {
         Tables::<Sqlite>(&mut *self.reader().await?).audit_chain(after, limit).await
     }
 
+    async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead> {
+        Tables::<Sqlite>(&mut *self.reader().await?).chain_head(chain).await
+    }
+
+    async fn chains(&self) -> StoreResult<Vec<ChainHead>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).other_chains(0).await
+    }
+
+    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).audit_cut(chain, before, most).await
+    }
+
     async fn tombstones(&self) -> StoreResult<Vec<String>> {
         Tables::<Sqlite>(&mut *self.reader().await?).tombstones().await
     }
@@ -151,6 +155,10 @@ impl SecretStore for SqliteStore {
         self.writer.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
     }
 
+    async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).kept_vault_key(name).await
+    }
+
     async fn ready(&self) -> StoreResult<()> {
         drop(self.reader().await?);
         self.writer.write(Job::Probe).await
@@ -160,6 +168,31 @@ impl SecretStore for SqliteStore {
         self.writer.close().await;
         self.readers.close().await;
     }
+}
+
+fn options(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(ACQUIRE_TIMEOUT)
+        // What is destroyed is overwritten in the file, not merely forgotten.
+        .pragma("secure_delete", "ON")
+        .row_buffer_size(256)
+}
+
+async fn readers(options: &SqliteConnectOptions) -> StoreResult<SqlitePool> {
+    let cores = std::thread::available_parallelism().map_or(4, |n| u32::try_from(n.get()).unwrap_or(4));
+    let pool = SqlitePoolOptions::new()
+        .max_connections(cores.max(4))
+        // With its last connection the write-ahead log would go, and come back as another file.
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false);
+    Ok(pool.connect_with(options.clone().pragma("query_only", "ON")).await?)
 }
 
 /// Checks that the database and its write-ahead log are the files that were opened: what is written to a file that was

@@ -341,8 +341,12 @@ impl<B: Backend> Tables<'_, B> {
     pub async fn vault_key(&mut self, name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
         const KEEP: &str = "INSERT INTO vault_keys (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
         self.execute(KEEP, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
+        self.kept_vault_key(name).await?.ok_or(StoreError::Damaged("vault key"))
+    }
+
+    pub async fn kept_vault_key(&mut self, name: &str) -> StoreResult<Option<Vec<u8>>> {
         let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
-        rows.first().ok_or(StoreError::Damaged("vault key"))?.blob(0)
+        rows.first().map(|row| row.blob(0)).transpose()
     }
 }
 

@@ -64,6 +64,12 @@ impl WriterHandle {
         Self { jobs, task: tokio::sync::Mutex::new(Some(tokio::spawn(writer.run(queue)))) }
     }
 
+    /// The way to no writer: every job is refused.
+    pub fn none() -> Self {
+        let (jobs, _) = mpsc::channel(1);
+        Self { jobs, task: tokio::sync::Mutex::new(None) }
+    }
+
     /// Hands a job in and waits for its answer.
     pub async fn write<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> StoreResult<T> {
         let (reply, answer) = oneshot::channel();
@@ -124,6 +130,13 @@ impl<B: Backend> Writer<B> {
             if !group.is_empty() || self.log().is_some_and(Log::is_due) {
                 self.serve(group).await;
             }
+        }
+        if let Some(log) =
+            self.line.as_mut().and_then(|line| line.log.as_mut()).filter(|log| log.events_since_checkpoint > 0)
+        {
+            // The last word: what is written afterwards was written by another.
+            log.events_since_checkpoint = CHECKPOINT_EVENTS;
+            self.serve(Vec::new()).await;
         }
         if let Some(line) = self.line.take() {
             line.connection.close().await.ok();
@@ -326,12 +339,10 @@ async fn perform<B: Backend>(
         // Where the log cannot be written no one's event can be recorded: these need no savepoint.
         Job::Append(row, answer) => {
             rows.push(*row);
-            return Ok(Some(receipted(answer)));
+            Ok(Some(receipted(answer)))
         }
-        Job::StartLog(_, answer) => {
-            return Ok(settle(head.ok_or(StoreError::NoLog), answer));
-        }
-        job if alone => return attempt::<B>(job, group, rows).await,
+        Job::StartLog(_, answer) => Ok(settle(head.ok_or(StoreError::NoLog), answer)),
+        job if alone => attempt::<B>(job, group, rows).await,
         job => {
             let mut savepoint = group.begin().await?;
             let before = rows.len();

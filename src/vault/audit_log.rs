@@ -1,10 +1,12 @@
 //! Reading the audit log.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
 
 use super::{Caller, Fault, Vault, listing::question, within};
 use crate::{
-    audit::{LogEntry, unpack},
+    audit::{self, LogEntry, unpack},
     domain::{AuditOrder, AuditPlace, AuditScan, Scope, TenantId, Timestamp},
     store::Logged,
 };
@@ -13,6 +15,9 @@ use crate::{
 const CHUNK: u32 = 200;
 /// How long a chunk may take: rare rows of a long log are not found at once.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The audit's word for an export.
+const EXPORT: &str = "export_audit_log";
 
 /// Which events are wanted. Every condition that is given must hold.
 #[derive(Debug, Default, Clone)]
@@ -112,6 +117,20 @@ impl Vault {
         }
     }
 
+    /// All events of the caller's tenant that match, oldest first. That somebody wants them is on record before.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`].
+    pub async fn export(self: &Arc<Self>, caller: &Caller, filter: AuditFilter) -> Result<ExportReader, Fault> {
+        let mut scan = AuditScan { order: AuditOrder::OldestFirst, ..filter.scan(caller) };
+        // What comes after this request is none of it: the export of its own export would have no end.
+        scan.to = Some(scan.to.map_or(caller.context.now, |to| to.min(caller.context.now)));
+        let details = json!({ "from": scan.from, "to": scan.to });
+        self.record_system(caller, EXPORT, audit::OK, details).await?;
+        Ok(ExportReader { vault: Arc::clone(self), scan: Some(scan), filter })
+    }
+
     /// Reads the next rows of a scan, and moves its start behind them. False where there are no more.
     async fn audit_chunk(&self, scan: &mut AuditScan, filter: &AuditFilter) -> Result<(Vec<LogEntry>, bool), Fault> {
         let rows = within(DEADLINE, self.store.audit_rows(scan, CHUNK)).await?;
@@ -135,6 +154,32 @@ impl Vault {
         let chain = u32::try_from(next()?).map_err(|_| Fault::InvalidCursor)?;
         let place = AuditPlace { chain, number: next()? };
         Ok((at, place, usize::try_from(next()?).map_err(|_| Fault::InvalidCursor)?))
+    }
+}
+
+/// Reads the events of an export.
+pub struct ExportReader {
+    vault: Arc<Vault>,
+    /// Where to read on; none at the end.
+    scan: Option<AuditScan>,
+    filter: AuditFilter,
+}
+
+impl ExportReader {
+    /// The next events, which are some; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`].
+    pub async fn next(&mut self) -> Result<Option<Vec<LogEntry>>, Fault> {
+        while let Some(mut scan) = self.scan.take() {
+            let (entries, more) = self.vault.audit_chunk(&mut scan, &self.filter).await?;
+            self.scan = more.then_some(scan);
+            if !entries.is_empty() {
+                return Ok(Some(entries));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -6,21 +6,24 @@ mod keys;
 mod listing;
 mod policies;
 mod reading;
+mod retention;
 mod writing;
 
 use std::{sync::Arc, time::Duration};
 
-pub use audit_log::{AuditFilter, AuditPage};
+use serde_json::Value;
+
+pub use audit_log::{AuditFilter, AuditPage, ExportReader};
 pub use listing::{ListPage, MetadataPage, Wanted};
 pub use reading::{Asked, BatchOptions, Found, ReadOutcome, Release};
 pub use writing::{PutRequest, field_names};
 
 use crate::{
-    audit::{self, Entry, Event},
+    audit::{self, AuditKeys, Entry, Event},
     crypto::{CursorBox, Keyring},
     domain::{
-        Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, InputRead, Principal, Record, RequestContext,
-        SecretPath, TenantId, Verdict, Version,
+        Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, Identity, InputRead, Principal, ReceiptSlot,
+        Record, RequestContext, SecretPath, TenantId, Verdict, Version, request_id,
     },
     policy::{Inquiry, Policies, PolicySet, Subject, Until},
     store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
@@ -36,6 +39,7 @@ const READINESS_LASTS: Duration = Duration::from_secs(1);
 pub struct Vault {
     store: Arc<dyn SecretStore>,
     keyring: Keyring,
+    audit_keys: Arc<AuditKeys>,
     cursors: CursorBox,
     policies: Arc<Policies>,
     clock: Arc<dyn Clock>,
@@ -51,6 +55,8 @@ pub struct Parts {
     pub store: Arc<dyn SecretStore>,
     /// Its keys.
     pub keyring: Keyring,
+    /// The keys of its audit log.
+    pub audit_keys: Arc<AuditKeys>,
     /// Its policies.
     pub policies: Arc<Policies>,
     /// The time.
@@ -158,6 +164,7 @@ impl Vault {
         Self {
             store: parts.store,
             keyring: parts.keyring,
+            audit_keys: parts.audit_keys,
             cursors,
             policies: parts.policies,
             clock: parts.clock,
@@ -174,7 +181,7 @@ impl Vault {
         &self.policies
     }
 
-    /// The checks that fail: of `database`, `audit`, `keys` and `policies`. Asked in earnest once a second at most, so
+    /// The checks that fail: of `database`, `audit`, `keys`, `checkpoints` and `policies`. Asked in earnest once a second at most, so
     /// that whoever asks without a token cannot make the vault work.
     pub async fn failing(&self) -> Vec<&'static str> {
         let mut known = self.readiness.lock().await;
@@ -195,6 +202,9 @@ impl Vault {
             failing.extend(["database", "audit"]);
         } else if self.ensure_keys(&TenantId::default_tenant(), false).await.is_err() {
             failing.push("keys");
+        }
+        if self.metrics.checkpoints_fail() {
+            failing.push("checkpoints");
         }
         if self.policies.current().modules.is_empty() {
             failing.push("policies");
@@ -228,6 +238,65 @@ impl Vault {
             details: None,
         });
         self.append(context, row).await
+    }
+
+    /// Records something that a caller did, or had done, to no secret.
+    async fn record_system(
+        &self,
+        caller: &Caller,
+        action: &'static str,
+        code: &'static str,
+        details: Value,
+    ) -> Result<(), Fault> {
+        let identity = Some(&**caller.principal.identity());
+        self.append(&caller.context, self.system_row(identity, &caller.context, action, code, details)).await
+    }
+
+    /// Records something that the vault did by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`] where it cannot be recorded.
+    pub async fn record_own(&self, action: &'static str, details: Value) -> Result<(), Fault> {
+        let context = self.own_context();
+        self.append(&context, self.own_row(&context, action, details)).await
+    }
+
+    /// Where what the server does by itself comes from.
+    fn own_context(&self) -> RequestContext {
+        RequestContext {
+            request_id: request_id(&*self.entropy),
+            now: self.clock.now(),
+            source_ip: None,
+            user_agent: None,
+            receipt: ReceiptSlot::default(),
+        }
+    }
+
+    fn own_row(&self, context: &RequestContext, action: &'static str, details: Value) -> AuditRow {
+        self.system_row(None, context, action, audit::OK, details)
+    }
+
+    fn system_row(
+        &self,
+        identity: Option<&Identity>,
+        context: &RequestContext,
+        action: &'static str,
+        code: &'static str,
+        details: Value,
+    ) -> AuditRow {
+        audit::pack(Entry {
+            identity,
+            context,
+            action,
+            generation: None,
+            policies: None,
+            batch_size: None,
+            duration: self.elapsed(context),
+            inputs: Vec::new(),
+            events: vec![Event { path: None, version: None, code, decision: None }],
+            details: Some(details),
+        })
     }
 
     /// Records what became of some paths. Nothing of them may leave before this returns.

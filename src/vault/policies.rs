@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Caller, Fault, Vault};
 use crate::{
     audit::{self, Entry, Event},
-    domain::{ReceiptSlot, RequestContext, request_id},
+    domain::RequestContext,
     policy::{Finding, PolicySet, ReloadOutcome, Report, Trigger},
 };
 
@@ -78,17 +78,6 @@ impl Vault {
             details: Some(details(trigger, serving, problems)),
         });
         self.append(context, row).await
-    }
-
-    /// Where what the server does by itself comes from.
-    fn own_context(&self) -> RequestContext {
-        RequestContext {
-            request_id: request_id(&*self.entropy),
-            now: self.clock.now(),
-            source_ip: None,
-            user_agent: None,
-            receipt: ReceiptSlot::default(),
-        }
     }
 }
 

@@ -12,6 +12,7 @@
 )]
 
 mod audit;
+mod audit_chain;
 mod authoring;
 mod batch;
 mod bodies;
@@ -35,6 +36,7 @@ mod servers;
 mod store;
 mod support;
 mod system;
+mod tampering;
 mod tidy;
 mod tokens;
 mod torture;

@@ -215,7 +215,9 @@ impl Bench {
         let rows = self.store().audit_chain(AuditPlace { chain: 0, number: 0 }, 10_000).await.unwrap();
         let rows: Vec<_> = rows.into_iter().map(Result::unwrap).collect();
         let mut verifier = Verifier::new(Arc::new(AuditKeys::new(&AUDIT_SEED)), &[], &[]);
-        rows.iter().for_each(|row| verifier.row(row));
+        for row in &rows {
+            verifier.row(row);
+        }
         assert_eq!(verifier.finish().problems, []);
         rows
     }

@@ -3,16 +3,20 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use portcullis::{
+    audit::{AuditKeys, Evidence, Report, Verifier},
     auth::TokenRequest,
     config::Config,
-    crypto::RootKey,
-    domain::{Clock, Scope, TenantId},
-    server::{Server, StartError, SystemClock, SystemEntropy, token_issuer},
+    crypto::{Keyring, RootKey},
+    domain::{AuditPlace, Clock, Scope, StoredAuditRow, TenantId},
+    server::{Server, StartError, SystemClock, SystemEntropy, kept_audit_keys, open_to_read, token_issuer},
 };
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -130,7 +134,13 @@ impl TestServer {
         Ok(server)
     }
 
-    async fn boot(&mut self) -> Result<(), StartError> {
+    /// Whether the next start takes a database that is older than its checkpoints say.
+    pub fn accept_rollback(&mut self, accept: bool) {
+        self.config.audit.accept_rollback = accept;
+    }
+
+    /// Starts on the data that is there.
+    pub async fn boot(&mut self) -> Result<(), StartError> {
         let server = Server::open(self.config.clone(), self.root_key(), self.compiler.clone()).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
@@ -151,6 +161,32 @@ impl TestServer {
     pub async fn restart(&mut self) {
         self.stop().await;
         self.boot().await.unwrap();
+    }
+
+    /// The rows of the audit log and the keys to verify them with, read past the server.
+    pub async fn log(&self) -> Log {
+        let store = open_to_read(&self.config).await.unwrap();
+        let keyring = Keyring::new(self.root_key(), Arc::new(SystemEntropy));
+        let keys = Arc::new(kept_audit_keys(&*store, &keyring).await.unwrap());
+        let (rows, tombstones) = loop {
+            let tombstones = store.tombstones().await.unwrap();
+            let rows = store.audit_chain(AuditPlace { chain: 0, number: 0 }, 1_000_000).await.unwrap();
+            if store.tombstones().await.unwrap() == tombstones {
+                break (rows, tombstones);
+            }
+        };
+        let log = Log { keys, rows: rows.into_iter().map(Result::unwrap).collect(), tombstones };
+        store.close().await;
+        log
+    }
+
+    /// Runs the program on this server's configuration. Answers its exit code and what it printed.
+    pub async fn program(&self, arguments: &[&str]) -> (i32, String) {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        program.args(arguments).arg("--config").arg(self.directory.path().join("portcullis.toml"));
+        let output = program.output().await.unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (output.status.code().unwrap(), text)
     }
 
     fn root_key(&self) -> RootKey {
@@ -219,6 +255,24 @@ impl TestServer {
                 None => return entries,
             }
         }
+    }
+}
+
+/// An audit log, read past the server.
+pub struct Log {
+    pub keys: Arc<AuditKeys>,
+    pub rows: Vec<StoredAuditRow>,
+    pub tombstones: Vec<String>,
+}
+
+impl Log {
+    /// What a verifier makes of it that was shown these notes.
+    pub fn verify(&self, notes: &[&str]) -> Report {
+        let shown: Vec<_> =
+            notes.iter().map(|note| Evidence { note: (*note).to_owned(), origin: "a note".to_owned() }).collect();
+        let mut verifier = Verifier::new(Arc::clone(&self.keys), &self.tombstones, &shown);
+        self.rows.iter().for_each(|row| verifier.row(row));
+        verifier.finish()
     }
 }
 

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Options, TestServer, metric};
 
 /// Every route: the path, and its methods in the order of the alphabet.
-const ROUTES: [(&str, &str); 23] = [
+const ROUTES: [(&str, &str); 24] = [
+    ("/v1/audit/export", "POST"),
     ("/v1/audit/logs", "GET"),
     ("/v1/auth/whoami", "GET"),
     ("/v1/destroy/{path}", "POST"),

@@ -15,7 +15,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("http", &["domain", "store", "policy", "audit", "auth", "telemetry", "vault"]),
     ("config", &["domain", "crypto", "auth", "http"]),
     ("server", &["domain", "audit", "crypto", "store", "policy", "auth", "telemetry", "vault", "http", "config"]),
-    ("cli", &["domain", "crypto", "policy", "auth", "telemetry", "vault", "config", "server"]),
+    ("cli", &["domain", "audit", "crypto", "store", "policy", "auth", "telemetry", "vault", "config", "server"]),
     ("main", &["cli"]),
 ];
 

@@ -1,0 +1,120 @@
+//! The second place for checkpoints: a file outside the database, one note a line, only ever appended to. Put on another
+//! disk, an append-only one or a mount of another machine, it shows that a database was rolled back or cut off.
+
+use std::{
+    fs,
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::Evidence;
+use crate::domain::Receipt;
+
+/// How much of the file's end is read: the newest notes of every chain are there.
+const TAIL: u64 = 1024 * 1024;
+
+/// The file.
+#[derive(Debug, Clone)]
+pub struct CheckpointFile(PathBuf);
+
+impl CheckpointFile {
+    /// A file at this path, whether or not it is there yet.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Appends a note, durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// As the file system says.
+    pub fn append(&self, note: &Receipt) -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&self.0)?;
+        file.write_all(format!("{}\n", note.0).as_bytes())?;
+        file.sync_data()
+    }
+
+    /// The notes at its end; none where there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// As the file system says.
+    pub fn read(&self) -> io::Result<Vec<Evidence>> {
+        let mut file = match fs::File::open(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            opened => opened?,
+        };
+        let start = file.metadata()?.len().saturating_sub(TAIL);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        // Where the beginning was left out, the first line is half a line; and the last may be half written.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines().skip(usize::from(start > 0)).filter(|line| !line.is_empty());
+        let origin = format!("a checkpoint in {}", self.0.display());
+        Ok(lines.map(|note| Evidence { note: note.to_owned(), origin: origin.clone() }).collect())
+    }
+
+    /// Puts the file aside under another name, which is answered: what it says no longer holds of this database.
+    ///
+    /// # Errors
+    ///
+    /// As the file system says.
+    pub fn put_aside(&self) -> io::Result<PathBuf> {
+        let mut number = 1;
+        loop {
+            let aside = self.0.with_added_extension(number.to_string());
+            if !aside.exists() {
+                fs::rename(&self.0, &aside)?;
+                return Ok(aside);
+            }
+            number += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn notes_are_appended_and_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = CheckpointFile::new(directory.path().join("checkpoints.log"));
+        assert!(file.read().unwrap().is_empty());
+        for word in ["one", "two"] {
+            file.append(&Receipt(word.into())).unwrap();
+        }
+        assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::OpenOptions::new().append(true).open(file.path()).unwrap().write_all(b"half a li").unwrap();
+        let notes: Vec<_> = file.read().unwrap().into_iter().map(|shown| shown.note).collect();
+        assert_eq!(notes, ["one", "two"]);
+        let aside = file.put_aside().unwrap();
+        assert!(aside.exists() && file.read().unwrap().is_empty());
+        file.append(&Receipt("three".into())).unwrap();
+        assert_ne!(file.put_aside().unwrap(), aside, "nothing is written over");
+    }
+
+    #[test]
+    fn of_a_long_file_the_end_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = CheckpointFile::new(directory.path().join("checkpoints.log"));
+        let line = "x".repeat(99);
+        let many = usize::try_from(TAIL).unwrap() / 100 + 50;
+        fs::write(file.path(), format!("{line}\n").repeat(many) + "last\n").unwrap();
+        let notes = file.read().unwrap();
+        assert_eq!(notes.last().unwrap().note, "last");
+        assert!(notes.len() < many && notes[0].note == line);
+    }
+}

@@ -1,0 +1,84 @@
+//! Checkpoints in a second place: held against the database at the start, kept up to date while the server runs.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    audit::{AuditKeys, CheckpointFile, Evidence, Note, NoteKind, Problem},
+    domain::{AuditPlace, ChainHead, Receipt},
+    store::{SecretStore, StoreResult},
+    telemetry::Metrics,
+};
+
+/// How often a checkpoint is written down there at most. What clients hold receipts for is proven without it.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// What the second place proves to be missing from the database: rows that were there once.
+///
+/// # Errors
+///
+/// Where the store cannot be read.
+pub async fn lost_rows(store: &dyn SecretStore, keys: &AuditKeys, evidence: &[Evidence]) -> StoreResult<Vec<Problem>> {
+    let key = keys.verifying_key();
+    let verified = |shown: &Evidence| Some((Note::verify(&shown.note, &key)?, shown.origin.clone()));
+    let mut newest: Vec<(Note, String)> = evidence.iter().filter_map(verified).collect();
+    // The newest of each chain is enough: what is before it hangs from it.
+    newest.sort_by_key(|(note, _)| (note.head.place.chain, -note.head.place.number));
+    newest.dedup_by_key(|(note, _)| note.head.place.chain);
+    let removed = store.tombstones().await?;
+    let removed: Vec<Note> = removed.iter().filter_map(|note| Note::verify(note, &key)).collect();
+    let mut problems = Vec::new();
+    for (note, origin) in newest {
+        let ChainHead { place: AuditPlace { chain, number }, link } = note.head;
+        let gone = |tomb: &Note| {
+            let until = tomb.head.place;
+            tomb.kind == NoteKind::Removed && until.chain == chain && until.number >= number
+        };
+        if removed.iter().any(gone) {
+            continue;
+        }
+        let before = AuditPlace { chain, number: number - 1 };
+        let found = store.audit_chain(before, 1).await?.pop();
+        match found.and_then(Result::ok).filter(|row| row.place == note.head.place) {
+            Some(row) if row.link == link.0 => (),
+            Some(_) => problems.push(Problem::Rewritten { chain, number, origin }),
+            None => {
+                let last = store.chain_head(chain).await?.place.number;
+                problems.push(Problem::CutOff { chain, last, reached: number, origin });
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Writes checkpoints down as they become durable, until the server stops.
+pub async fn keep(
+    file: CheckpointFile,
+    mut checkpoints: watch::Receiver<Option<Receipt>>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    while let Some(Ok(())) = shutdown.run_until_cancelled(checkpoints.changed()).await {
+        let newest = checkpoints.borrow_and_update().clone();
+        write_down(&file, newest, &metrics).await;
+        shutdown.run_until_cancelled(sleep(EVERY)).await;
+    }
+}
+
+/// Writes one checkpoint down. A second place that cannot be written stops nothing: the log itself is whole without it.
+pub async fn write_down(file: &CheckpointFile, checkpoint: Option<Receipt>, metrics: &Metrics) {
+    let Some(checkpoint) = checkpoint else { return };
+    let (path, file) = (file.path().to_owned(), file.clone());
+    let written = spawn_blocking(move || file.append(&checkpoint)).await;
+    let failure = match written {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(error) = &failure {
+        tracing::error!(path = %path.display(), error, "ALARM: checkpoints of the audit log cannot be written down");
+    }
+    metrics.checkpoint_kept(failure.is_none());
+}
