@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     auth::{AuthConfigError, AuthError, Authenticator, TokenError, TokenIssuer},
     config::{Config, ConfigError, PolicyLoadingConfig},
-    crypto::{Keyring, RootKey, RootKeyError},
-    domain::{Clock, Entropy, Timestamp},
+    crypto::{Keyring, RootKey, RootKeyError, RootKeySource},
+    domain::{Clock, Entropy, Timestamp, hex},
     http::{ApiSettings, App, TlsError, router, serve, tls_config},
     policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
     store::{PostgresStore, SecretStore, SqliteStore, StoreError},
@@ -29,8 +29,11 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     RootKey(#[from] RootKeyError),
-    #[error("the root key is not the one that this vault was made with: give it the right key, or another database")]
-    WrongRootKey,
+    #[error(
+        "the root key (fingerprint {given}) is not this vault's (fingerprint {kept}): give it the vault's root key, or \
+         another database"
+    )]
+    WrongRootKey { given: String, kept: String },
     #[error("the store cannot be opened: {0}")]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -98,39 +101,44 @@ impl Server {
     ///
     /// [`StartError`]: a server that cannot do all of this does not start.
     pub async fn open(config: Config, root: RootKey, compiler: PathBuf) -> Result<Self, StartError> {
+        let store = open_store(&config).await?;
+        match Self::furnish(config, root, compiler, &store).await {
+            Ok(server) => Ok(server),
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn furnish(
+        config: Config,
+        root: RootKey,
+        compiler: PathBuf,
+        store: &Arc<dyn SecretStore>,
+    ) -> Result<Self, StartError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        // Before all else: with a wrong key, what is kept of the policies would look like forgeries, and be replaced.
+        let (root, root_sources) = vaults_root(&config, root, &**store).await?;
         let issuer = token_issuer(&config, &root)?;
         let own = config.auth.own_issuer.then(|| issuer.verifier());
         let authenticator = Arc::new(Authenticator::new(own, &config.auth.issuers, Arc::clone(&clock))?);
-        let store = open_store(&config).await?;
-        if store.root_fingerprint(&root.fingerprint()).await? != root.fingerprint() {
-            store.close().await;
-            return Err(StartError::WrongRootKey);
-        }
-        // After the key: with a wrong one, what is kept of the policies would look like forgeries, and be replaced.
         let watch = Watch::new(config.policies.clone());
-        let policies = match open_policies(&config, &root, compiler, clock.now()).await {
-            Ok(policies) => Arc::new(policies),
-            Err(error) => {
-                store.close().await;
-                return Err(error.into());
-            }
-        };
+        let policies = Arc::new(open_policies(&config, &root, compiler, clock.now()).await?);
         let metrics = Arc::new(Metrics::default());
         let vault = Vault::new(Parts {
-            store: Arc::clone(&store),
+            store: Arc::clone(store),
             keyring: Keyring::new(root, Arc::clone(&entropy)),
             policies,
             clock,
             entropy,
             metrics: Arc::clone(&metrics),
             recoverable_for: config.secrets.recoverable_for.0,
+            root_sources,
         });
-        if let Err(fault) = vault.record_first_policies().await {
-            store.close().await;
-            return Err(StartError::Audit(fault));
-        }
-        Ok(Self { vault: Arc::new(vault), authenticator, issuer, store, metrics, watch, config })
+        vault.record_first_policies().await.map_err(StartError::Audit)?;
+        let (vault, store) = (Arc::new(vault), Arc::clone(store));
+        Ok(Self { vault, authenticator, issuer, store, metrics, watch, config })
     }
 
     /// Serves until `shutdown`, then finishes what was begun and lets go of the store.
@@ -167,6 +175,28 @@ impl Server {
 /// [`TokenError`] where the configured names are empty.
 pub fn token_issuer(config: &Config, root: &RootKey) -> Result<TokenIssuer, TokenError> {
     TokenIssuer::new(&root.token_seed(), config.auth.own_issuer_name.clone(), config.auth.own_audience.clone())
+}
+
+/// The root key that the vault's keys are wrapped under: the given one, or else the next one, where a rotation was done
+/// and the configuration was left as it was. With the places of that key and of the one after it.
+async fn vaults_root(
+    config: &Config,
+    given: RootKey,
+    store: &dyn SecretStore,
+) -> Result<(RootKey, (RootKeySource, Option<RootKeySource>)), StartError> {
+    let kept = store.root_fingerprint(&given.fingerprint()).await?;
+    let next = config.next_root_key_source()?;
+    if kept == given.fingerprint() {
+        return Ok((given, (config.root_key_source()?, next)));
+    }
+    if let Some(source) = next
+        && let Ok(key) = RootKey::load(&source)
+        && key.fingerprint() == kept
+    {
+        tracing::warn!(%source, "the vault's root key is the one of [root_key.next]: make it that of [root_key]");
+        return Ok((key, (source, None)));
+    }
+    Err(StartError::WrongRootKey { given: hex(&given.fingerprint()), kept: hex(&kept) })
 }
 
 async fn open_policies(

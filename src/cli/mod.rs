@@ -2,6 +2,7 @@
 
 mod client;
 mod config;
+mod keys;
 mod output;
 mod policy;
 mod samples;
@@ -33,6 +34,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Read and write secrets of a running server.
     Secret(secret::SecretArgs),
+    /// Turn the keys of a running server, and make key files.
+    Keys(keys::KeysArgs),
     /// Try, check and build policies.
     Policy(policy::PolicyArgs),
 }
@@ -61,6 +64,7 @@ impl Cli {
             Command::Config(args) => report(config::run(&args)),
             Command::Token(args) => report(token::run(args)),
             Command::Secret(args) => secret::run(args).await,
+            Command::Keys(args) => keys::run(args).await,
             Command::Policy(args) => report(policy::run(args)),
         }
     }

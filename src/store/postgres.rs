@@ -10,11 +10,12 @@ use sqlx::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreResult, Stored, migrations, tables::Tables,
+    ChangeRequest, Committed, KeyChangeRequest, ListScan, Refusal, SecretStore, StoreResult, Stored, migrations,
+    tables::Tables,
 };
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
-    WrappedKey,
+    AuditRow, AuditScan, AuditSequence, GenerationUse, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
+    VersionRecord, WrappedDataKey, WrappedKey,
 };
 
 /// How long a request waits for a free connection before it is told that the store is not there.
@@ -92,16 +93,36 @@ impl SecretStore for PostgresStore {
         Tables::<Postgres>(&mut *self.connection().await?).tenant_keys(tenant).await
     }
 
-    async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        Tables::<Postgres>(&mut *self.connection().await?).add_tenant_key(tenant, &key).await
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<u64> {
+        let mut transaction = self.pool.begin().await?;
+        let changed = Tables::<Postgres>(&mut *transaction).change_keys(request).await?;
+        transaction.commit().await?;
+        Ok(changed)
+    }
+
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        Tables::<Postgres>(&mut *self.connection().await?).generations(tenant).await
+    }
+
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        Tables::<Postgres>(&mut *self.connection().await?).stale_keys(tenant, newest, after, limit).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
         Tables::<Postgres>(&mut *self.connection().await?).root_fingerprint(fingerprint).await
     }
 
-    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        Tables::<Postgres>(&mut *self.connection().await?).vault_key(name, wrapped).await
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        let mut transaction = self.pool.begin().await?;
+        let kept = Tables::<Postgres>(&mut *transaction).vault_key(root, name, wrapped).await?;
+        transaction.commit().await?;
+        Ok(kept)
     }
 
     async fn ready(&self) -> StoreResult<()> {

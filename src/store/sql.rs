@@ -34,6 +34,10 @@ pub trait Backend: Database<Row: Columns> {
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
     const LOCK_SECRET: Option<&'static str>;
+    /// The root key's fingerprint, which nobody changes until the transaction ends.
+    const HOLD_ROOT: &'static str;
+    /// Keeps all others from writing values until the transaction ends; none where only one transaction writes anyway.
+    const HOLD_VALUES: Option<&'static str>;
     /// Appends an audit row at the place 0, which no other row takes.
     const PROBE: &'static str;
 
@@ -173,6 +177,8 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
                                 AND v.version = COALESCE($3 ->> wanted.key, s.latest)"
     );
     const LOCK_SECRET: Option<&'static str> = None;
+    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
+    const HOLD_VALUES: Option<&'static str> = None;
     const PROBE: &'static str =
         "INSERT INTO audit_log (sequence, at, action, request_id, body) VALUES (0, 0, 'probe', '', x'')";
 });
@@ -194,6 +200,8 @@ driver!(Postgres, PgConnection, PgRow, {
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
+    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1 FOR SHARE";
+    const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
     const PROBE: &'static str = "INSERT INTO audit_log (sequence, at, action, request_id, body)
                                  OVERRIDING SYSTEM VALUE VALUES (0, 0, 'probe', '', '')";
 });

@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, migrations,
-    tables::Tables,
+    ChangeRequest, Committed, KeyChangeRequest, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored,
+    migrations, tables::Tables,
 };
 use crate::domain::{
-    AuditRow, AuditScan, AuditSequence, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
-    WrappedKey,
+    AuditRow, AuditScan, AuditSequence, GenerationUse, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
+    VersionRecord, WrappedDataKey, WrappedKey,
 };
 
 /// The first release without the defect by which two connections could corrupt a write-ahead log
@@ -49,9 +49,9 @@ pub struct SqliteStore {
 enum Job {
     Commit(Box<ChangeRequest>, oneshot::Sender<StoreResult<Result<Committed, Refusal>>>),
     Append(Box<AuditRow>, oneshot::Sender<StoreResult<AuditSequence>>),
-    AddTenantKey(TenantId, WrappedKey, oneshot::Sender<StoreResult<Vec<WrappedKey>>>),
+    ChangeKeys(Box<KeyChangeRequest>, oneshot::Sender<StoreResult<u64>>),
     RootFingerprint(Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
-    VaultKey(&'static str, Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
+    VaultKey(Vec<u8>, &'static str, Vec<u8>, oneshot::Sender<StoreResult<Vec<u8>>>),
     Probe(oneshot::Sender<StoreResult<()>>),
     Close,
 }
@@ -142,16 +142,30 @@ impl SecretStore for SqliteStore {
         Tables::<Sqlite>(&mut *self.reader().await?).tenant_keys(tenant).await
     }
 
-    async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        self.write(|reply| Job::AddTenantKey(tenant.clone(), key, reply)).await
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<u64> {
+        self.write(|reply| Job::ChangeKeys(Box::new(request), reply)).await
+    }
+
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).generations(tenant).await
+    }
+
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).stale_keys(tenant, newest, after, limit).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
         self.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
     }
 
-    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        self.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        self.write(|reply| Job::VaultKey(root.to_vec(), name, wrapped.to_vec(), reply)).await
     }
 
     async fn ready(&self) -> StoreResult<()> {
@@ -238,9 +252,8 @@ impl Job {
         match self {
             Self::Commit(_, answer) => !answer.is_closed(),
             Self::Append(_, answer) => !answer.is_closed(),
-            Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
-            Self::RootFingerprint(_, answer) => !answer.is_closed(),
-            Self::VaultKey(_, _, answer) => !answer.is_closed(),
+            Self::ChangeKeys(_, answer) => !answer.is_closed(),
+            Self::RootFingerprint(_, answer) | Self::VaultKey(_, _, _, answer) => !answer.is_closed(),
             Self::Probe(answer) => !answer.is_closed(),
             Self::Close => false,
         }
@@ -259,9 +272,9 @@ async fn perform(job: Job, group: &mut SqliteConnection) -> StoreResult<Reply> {
     let mut tables = Tables::<Sqlite>(&mut savepoint);
     let reply = match job {
         Job::Commit(request, answer) => settle(tables.apply(*request).await, answer),
-        Job::AddTenantKey(tenant, key, answer) => settle(tables.add_tenant_key(&tenant, &key).await, answer),
+        Job::ChangeKeys(request, answer) => settle(tables.change_keys(*request).await, answer),
         Job::RootFingerprint(fingerprint, answer) => settle(tables.root_fingerprint(&fingerprint).await, answer),
-        Job::VaultKey(name, wrapped, answer) => settle(tables.vault_key(name, &wrapped).await, answer),
+        Job::VaultKey(root, name, wrapped, answer) => settle(tables.vault_key(&root, name, &wrapped).await, answer),
         Job::Probe(answer) => settle(tables.probe().await, answer),
         Job::Append(..) | Job::Close => None,
     };

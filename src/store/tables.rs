@@ -7,7 +7,7 @@ use super::{
 };
 use crate::domain::{
     AuditRow, AuditScan, AuditSequence, Head, MetadataText, Record, SealedValue, SecretPath, SecretType,
-    StoredAuditRow, TenantId, Timestamp, Version, VersionRecord, WrappedKey,
+    StoredAuditRow, TenantId, Timestamp, Version, VersionRecord,
 };
 
 /// How many versions a secret keeps when nobody said.
@@ -33,11 +33,11 @@ macro_rules! audit_query {
 pub struct Tables<'c, B: Backend>(pub &'c mut B::Connection);
 
 impl<B: Backend> Tables<'_, B> {
-    async fn fetch(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<B::Row>> {
+    pub(super) async fn fetch(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<B::Row>> {
         B::fetch(self.0, sql, args).await
     }
 
-    async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
+    pub(super) async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
         B::execute(self.0, sql, args).await
     }
 
@@ -217,7 +217,8 @@ impl<B: Backend> Tables<'_, B> {
         const SQL: &str =
             "INSERT INTO versions (tenant, path, version, secret_type, created_at, created_by, expires_at,
                                                  key_generation, wrapped_key, ciphertext)
-                           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+                           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+                           WHERE EXISTS (SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $8)";
         let args = [
             Arg::Text(scene.tenant.as_str()),
             Arg::Text(scene.path.as_str()),
@@ -230,7 +231,8 @@ impl<B: Backend> Tables<'_, B> {
             Arg::Blob(&sealed.wrapped_key),
             Arg::Blob(&sealed.ciphertext),
         ];
-        self.execute(SQL, &args).await.map(drop)
+        // A server that has not heard yet that the generation is gone must not write what nothing could open.
+        if self.execute(SQL, &args).await? == 1 { Ok(()) } else { Err(StoreError::RetiredKey) }
     }
 
     async fn prune(&mut self, scene: Scene<'_>, head: &Head) -> StoreResult<()> {
@@ -379,34 +381,6 @@ impl<B: Backend> Tables<'_, B> {
         rows.iter().map(|row| Ok(StoredAuditRow { sequence: row.int(0)?, body: row.blob(1)? })).collect()
     }
 
-    pub async fn tenant_keys(&mut self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
-        const SQL: &str = "SELECT generation, wrapped FROM tenant_keys WHERE tenant = $1 ORDER BY generation";
-        let rows = self.fetch(SQL, &[Arg::Text(tenant.as_str())]).await?;
-        rows.iter().map(|row| Ok(WrappedKey { generation: narrow(row.int(0)?)?, wrapped: row.blob(1)? })).collect()
-    }
-
-    pub async fn add_tenant_key(&mut self, tenant: &TenantId, key: &WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        const SQL: &str = "INSERT INTO tenant_keys (tenant, generation, wrapped) VALUES ($1, $2, $3)
-                           ON CONFLICT (tenant, generation) DO NOTHING";
-        let args = [Arg::Text(tenant.as_str()), Arg::Int(i64::from(key.generation)), Arg::Blob(&key.wrapped)];
-        self.execute(SQL, &args).await?;
-        self.tenant_keys(tenant).await
-    }
-
-    pub async fn root_fingerprint(&mut self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
-        const KEEP: &str = "INSERT INTO root_key (id, fingerprint) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
-        self.execute(KEEP, &[Arg::Blob(fingerprint)]).await?;
-        let rows = self.fetch("SELECT fingerprint FROM root_key WHERE id = 1", &[]).await?;
-        rows.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)
-    }
-
-    pub async fn vault_key(&mut self, name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        const KEEP: &str = "INSERT INTO vault_keys (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-        self.execute(KEEP, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
-        let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
-        rows.first().ok_or(StoreError::Damaged("vault key"))?.blob(0)
-    }
-
     /// Proves that the audit log takes a row: one that is gone again when the caller commits. The caller must: a row
     /// that is rolled back has never asked the disk for room.
     pub async fn probe(&mut self) -> StoreResult<()> {
@@ -519,6 +493,6 @@ fn secret_type(word: &str) -> StoreResult<SecretType> {
     SecretType::parse(word).ok_or(StoreError::Damaged("secret_type"))
 }
 
-fn narrow(number: i64) -> StoreResult<u32> {
+pub(super) fn narrow(number: i64) -> StoreResult<u32> {
     u32::try_from(number).map_err(|_| StoreError::Damaged("number"))
 }

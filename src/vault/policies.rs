@@ -81,7 +81,7 @@ impl Vault {
     }
 
     /// Where what the server does by itself comes from.
-    fn own_context(&self) -> RequestContext {
+    pub(super) fn own_context(&self) -> RequestContext {
         let request_id = request_id(&*self.entropy);
         RequestContext { request_id, now: self.clock.now(), source_ip: None, user_agent: None }
     }

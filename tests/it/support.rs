@@ -153,6 +153,11 @@ impl TestServer {
         self.boot().await.unwrap();
     }
 
+    /// Starts anew after a stop, if it can.
+    pub async fn try_restart(&mut self) -> Result<(), StartError> {
+        self.boot().await
+    }
+
     fn root_key(&self) -> RootKey {
         fs::create_dir_all(&self.data_dir).unwrap();
         RootKey::load_or_create(&self.data_dir.join("root.key"), &SystemEntropy).unwrap().0
@@ -247,8 +252,18 @@ pub fn rules_directory(directory: &Path, rules: Option<&str>) {
 
 fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &Options) -> Config {
     let database = options.database_url.as_ref().map_or_else(String::new, |url| format!("database_url = {url:?}\n"));
-    let categories =
-        ["read", "write", "delete", "list", "batch_read", "batch_metadata", "audit_query", "policy_test", "auth"];
+    let categories = [
+        "read",
+        "write",
+        "delete",
+        "list",
+        "batch_read",
+        "batch_metadata",
+        "audit_query",
+        "policy_test",
+        "keys",
+        "auth",
+    ];
     let unlimited = if options.config.contains("[rate_limits]") {
         String::new()
     } else {
