@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     auth::IssuerSettings,
-    crypto::RootKeySource,
+    crypto::{PassphraseSource, RootKeySource},
     domain::Span,
     http::{Category, ServeLimits},
 };
@@ -79,6 +79,21 @@ impl std::fmt::Debug for DatabaseUrl {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see DEFAULT")]
 pub struct RootKeyConfig {
+    pub file: Option<PathBuf>,
+    pub environment: Option<String>,
+    pub systemd_credential: Option<String>,
+    pub sealed_file: Option<PathBuf>,
+    pub passphrase: Option<PassphraseConfig>,
+    pub command: Option<Vec<String>>,
+    pub shares: Option<u8>,
+    pub next: Option<Box<RootKeyConfig>>,
+}
+
+/// Where the passphrase of a sealed file is.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see DEFAULT")]
+pub struct PassphraseConfig {
     pub file: Option<PathBuf>,
     pub environment: Option<String>,
     pub systemd_credential: Option<String>,
@@ -241,7 +256,11 @@ impl Config {
             let problem = "certificate and key are wanted together".to_owned();
             return Err(ConfigError::Key { key: "tls".to_owned(), problem });
         }
-        self.root_key_source().map(drop)
+        if self.root_key.next.as_ref().is_some_and(|next| next.next.is_some()) {
+            let problem = "there is one next root key at most".to_owned();
+            return Err(ConfigError::Key { key: "root_key.next.next".to_owned(), problem });
+        }
+        self.root_key_source().and(self.next_root_key_source()).map(drop)
     }
 
     /// Where the root key is.
@@ -250,17 +269,27 @@ impl Config {
     ///
     /// [`ConfigError::Key`] where more than one place is named.
     pub fn root_key_source(&self) -> Result<RootKeySource, ConfigError> {
-        let RootKeyConfig { file, environment, systemd_credential } = self.root_key.clone();
-        match (file, environment, systemd_credential) {
-            (None, None, None) => Ok(RootKeySource::File(self.store.data_dir.join("root.key"))),
-            (Some(file), None, None) => Ok(RootKeySource::File(file)),
-            (None, Some(name), None) => Ok(RootKeySource::Environment(name)),
-            (None, None, Some(name)) => Ok(RootKeySource::SystemdCredential(name)),
-            _ => {
-                let problem = "one of file, environment, systemd_credential is wanted".to_owned();
-                Err(ConfigError::Key { key: "root_key".to_owned(), problem })
-            }
+        let configured = self.root_key.source("root_key")?;
+        Ok(configured.unwrap_or_else(|| RootKeySource::File(self.store.data_dir.join("root.key"))))
+    }
+
+    /// Where the root key that shall replace it is looked for; beside the file of the present one where no other place is
+    /// named.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Key`] where more than one place is named.
+    pub fn next_root_key_source(&self) -> Result<Option<RootKeySource>, ConfigError> {
+        if let Some(next) = &self.root_key.next {
+            return next.source("root_key.next");
         }
+        Ok(match self.root_key_source()? {
+            RootKeySource::File(mut file) => {
+                file.as_mut_os_string().push(".next");
+                Some(RootKeySource::File(file))
+            }
+            _ => None,
+        })
     }
 
     /// The second place for the audit log's checkpoints.
@@ -280,6 +309,54 @@ impl Config {
             drain_timeout: self.server.drain_timeout.0,
             max_connections: self.server.max_connections,
             ..ServeLimits::default()
+        }
+    }
+}
+
+impl RootKeyConfig {
+    fn source(&self, key: &str) -> Result<Option<RootKeySource>, ConfigError> {
+        let Self { file, environment, systemd_credential, sealed_file, passphrase, command, shares, next: _ } =
+            self.clone();
+        let problem = |problem: &str| Err(ConfigError::Key { key: key.to_owned(), problem: problem.to_owned() });
+        if passphrase.is_some() && sealed_file.is_none() {
+            return problem("a passphrase belongs to a sealed_file");
+        }
+        if command.as_ref().is_some_and(Vec::is_empty) {
+            return problem("command: a program is wanted");
+        }
+        if shares.is_some_and(|shares| shares < 2) {
+            return problem("shares: two at least are wanted");
+        }
+        let passphrase = passphrase.unwrap_or_default().source(key)?;
+        let mut sources = [
+            file.map(RootKeySource::File),
+            environment.map(RootKeySource::Environment),
+            systemd_credential.map(RootKeySource::SystemdCredential),
+            sealed_file.map(|file| RootKeySource::SealedFile(file, passphrase)),
+            command.map(RootKeySource::Command),
+            shares.map(RootKeySource::Shares),
+        ]
+        .into_iter()
+        .flatten();
+        let source = sources.next();
+        if sources.next().is_some() {
+            return problem("one of file, environment, systemd_credential, sealed_file, command, shares is wanted");
+        }
+        Ok(source)
+    }
+}
+
+impl PassphraseConfig {
+    fn source(self, key: &str) -> Result<PassphraseSource, ConfigError> {
+        match (self.file, self.environment, self.systemd_credential) {
+            (None, None, None) => Ok(PassphraseSource::Terminal),
+            (Some(file), None, None) => Ok(PassphraseSource::File(file)),
+            (None, Some(name), None) => Ok(PassphraseSource::Environment(name)),
+            (None, None, Some(name)) => Ok(PassphraseSource::SystemdCredential(name)),
+            _ => {
+                let problem = "one of file, environment, systemd_credential is wanted".to_owned();
+                Err(ConfigError::Key { key: format!("{key}.passphrase"), problem })
+            }
         }
     }
 }
@@ -354,6 +431,12 @@ mod tests {
     fn contradictions_are_named() {
         assert!(load("[tls]\nkey = \"k\"", &[]).unwrap_err().contains("tls"));
         assert!(load("[root_key]\nfile = \"a\"\nenvironment = \"B\"", &[]).unwrap_err().contains("root_key"));
+        assert!(load("[root_key]\nfile = \"a\"\nshares = 3", &[]).unwrap_err().contains("root_key"));
+        assert!(load("[root_key]\nshares = 1", &[]).unwrap_err().contains("shares"));
+        assert!(load("[root_key]\ncommand = []", &[]).unwrap_err().contains("command"));
+        assert!(load("[root_key.passphrase]\nfile = \"a\"", &[]).unwrap_err().contains("sealed_file"));
+        assert!(load("[root_key.next]\nfile = \"a\"\nshares = 2", &[]).unwrap_err().contains("root_key.next"));
+        assert!(load("[root_key.next.next]\nfile = \"a\"", &[]).unwrap_err().contains("root_key.next.next"));
         assert!(load("listen = 5", &[]).unwrap_err().contains("listen"));
         assert!(load("[server]\nmax_connections = 0", &[]).unwrap_err().contains("server.max_connections"));
         assert!(load("[log]\nfilter = \"a=b=c\"", &[]).unwrap_err().contains("log.filter"));

@@ -15,8 +15,8 @@ use crate::{
     audit::{AuditChain, AuditKeys, CheckpointFile, Problem},
     auth::{AuthConfigError, AuthError, Authenticator, TokenError, TokenIssuer},
     config::{Config, ConfigError, PolicyLoadingConfig},
-    crypto::{CryptoError, Keyring, RootKey, RootKeyError},
-    domain::{Clock, Entropy, Receipt, Timestamp},
+    crypto::{CryptoError, Keyring, RootKey, RootKeyError, RootKeySource},
+    domain::{Clock, Entropy, Receipt, Timestamp, hex},
     http::{ApiSettings, App, TlsError, router, serve, tls_config},
     policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
     store::{PostgresStore, SecretStore, SqliteStore, StoreError},
@@ -32,8 +32,11 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     RootKey(#[from] RootKeyError),
-    #[error("the root key is not the one that this vault was made with: give it the right key, or another database")]
-    WrongRootKey,
+    #[error(
+        "the root key (fingerprint {given}) is not this vault's (fingerprint {kept}): give it the vault's root key, or \
+         another database"
+    )]
+    WrongRootKey { given: String, kept: String },
     #[error("the vault's own keys cannot be unwrapped: {0}")]
     VaultKey(#[from] CryptoError),
     #[error("this vault was never started: it has no audit log")]
@@ -111,36 +114,36 @@ impl Server {
     ///
     /// [`StartError`]: a server that cannot do all of this does not start.
     pub async fn open(config: Config, root: RootKey, compiler: PathBuf) -> Result<Self, StartError> {
+        let store = open_store(&config).await?;
+        match Self::furnish(config, root, compiler, &store).await {
+            Ok(server) => Ok(server),
+            Err(error) => {
+                store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn furnish(
+        config: Config,
+        root: RootKey,
+        compiler: PathBuf,
+        store: &Arc<dyn SecretStore>,
+    ) -> Result<Self, StartError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        // Before all else: with a wrong key, what is kept of the policies would look like forgeries, and be replaced.
+        let (root, root_sources) = vaults_root(&config, root, &**store).await?;
         let issuer = token_issuer(&config, &root)?;
         let own = config.auth.own_issuer.then(|| issuer.verifier());
         let authenticator = Arc::new(Authenticator::new(own, &config.auth.issuers, Arc::clone(&clock))?);
-        let store = open_store(&config).await?;
-        if store.root_fingerprint(&root.fingerprint()).await? != root.fingerprint() {
-            store.close().await;
-            return Err(StartError::WrongRootKey);
-        }
-        // After the key: with a wrong one, what is kept of the policies would look like forgeries, and be replaced.
         let watch = Watch::new(config.policies.clone());
-        let policies = match open_policies(&config, &root, compiler, clock.now()).await {
-            Ok(policies) => Arc::new(policies),
-            Err(error) => {
-                store.close().await;
-                return Err(error.into());
-            }
-        };
+        let policies = Arc::new(open_policies(&config, &root, compiler, clock.now()).await?);
         let metrics = Arc::new(Metrics::default());
         let keyring = Keyring::new(root, Arc::clone(&entropy));
-        let audit_keys = Arc::new(audit_keys(&*store, &keyring).await?);
-        let (checkpoints, lost) = match start_log(&config, &*store, &audit_keys, Arc::clone(&clock)).await {
-            Ok(started) => started,
-            Err(error) => {
-                store.close().await;
-                return Err(error);
-            }
-        };
+        let audit_keys = Arc::new(audit_keys(&**store, &keyring).await?);
+        let (checkpoints, lost) = start_log(&config, &**store, &audit_keys, Arc::clone(&clock)).await?;
         let vault = Vault::new(Parts {
-            store: Arc::clone(&store),
+            store: Arc::clone(store),
             keyring,
             audit_keys,
             policies,
@@ -148,12 +151,11 @@ impl Server {
             entropy,
             metrics: Arc::clone(&metrics),
             recoverable_for: config.secrets.recoverable_for.0,
+            root_sources,
         });
-        if let Err(fault) = record_start(&vault, &lost).await {
-            store.close().await;
-            return Err(StartError::Audit(fault));
-        }
-        Ok(Self { vault: Arc::new(vault), authenticator, issuer, store, metrics, watch, checkpoints, config })
+        record_start(&vault, &lost).await.map_err(StartError::Audit)?;
+        let (vault, store) = (Arc::new(vault), Arc::clone(store));
+        Ok(Self { vault, authenticator, issuer, store, metrics, watch, checkpoints, config })
     }
 
     /// Serves until `shutdown`, then finishes what was begun and lets go of the store.
@@ -260,7 +262,7 @@ const AUDIT_KEY: &str = "audit";
 /// [`StartError`] where the store cannot be read, or holds a key of another vault.
 pub async fn audit_keys(store: &dyn SecretStore, keyring: &Keyring) -> Result<AuditKeys, StartError> {
     let fresh = keyring.fresh_vault_key(AUDIT_KEY)?;
-    let kept = store.vault_key(AUDIT_KEY, &fresh).await?;
+    let kept = store.vault_key(&keyring.root().fingerprint(), AUDIT_KEY, &fresh).await?;
     Ok(AuditKeys::new(&*keyring.vault_key(AUDIT_KEY, &kept)?))
 }
 
@@ -272,6 +274,28 @@ pub async fn audit_keys(store: &dyn SecretStore, keyring: &Keyring) -> Result<Au
 pub async fn kept_audit_keys(store: &dyn SecretStore, keyring: &Keyring) -> Result<AuditKeys, StartError> {
     let kept = store.kept_vault_key(AUDIT_KEY).await?.ok_or(StartError::NoAuditKey)?;
     Ok(AuditKeys::new(&*keyring.vault_key(AUDIT_KEY, &kept)?))
+}
+
+/// The root key that the vault's keys are wrapped under: the given one, or else the next one, where a rotation was done
+/// and the configuration was left as it was. With the places of that key and of the one after it.
+async fn vaults_root(
+    config: &Config,
+    given: RootKey,
+    store: &dyn SecretStore,
+) -> Result<(RootKey, (RootKeySource, Option<RootKeySource>)), StartError> {
+    let kept = store.root_fingerprint(&given.fingerprint()).await?;
+    let next = config.next_root_key_source()?;
+    if kept == given.fingerprint() {
+        return Ok((given, (config.root_key_source()?, next)));
+    }
+    if let Some(source) = next
+        && let Ok(key) = RootKey::load(&source)
+        && key.fingerprint() == kept
+    {
+        tracing::warn!(%source, "the vault's root key is the one of [root_key.next]: make it that of [root_key]");
+        return Ok((key, (source, None)));
+    }
+    Err(StartError::WrongRootKey { given: hex(&given.fingerprint()), kept: hex(&kept) })
 }
 
 async fn open_policies(

@@ -383,6 +383,8 @@ fn next_step(code: &str, retry_after: Option<&str>) -> String {
         "secret_exists" => "restore the deleted secret first, or destroy it with: portcullis secret delete --permanent",
         "rate_limited" => return format!("try again in {} s", retry_after.unwrap_or("60")),
         code if code.starts_with("invalid_") || code == "validation_error" => "correct the command and try again",
+        "keys_busy" => "see how far it is with: portcullis keys status",
+        "root_key_rejected" => "put the new root key where [root_key.next] says and try again",
         "payload_too_large" => "store less than 1 MiB in one secret",
         _ => "try again; if it stays, give the request to whoever runs the server",
     };

@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod config;
+mod keys;
 mod output;
 mod policy;
 mod samples;
@@ -36,6 +37,8 @@ enum Command {
     Secret(secret::SecretArgs),
     /// Check the audit log.
     Audit(audit::AuditArgs),
+    /// Turn the keys of a running server, and make key files.
+    Keys(keys::KeysArgs),
     /// Try, check and build policies.
     Policy(policy::PolicyArgs),
 }
@@ -65,6 +68,7 @@ impl Cli {
             Command::Token(args) => report(token::run(args)),
             Command::Secret(args) => secret::run(args).await,
             Command::Audit(args) => report(audit::run(args).await),
+            Command::Keys(args) => keys::run(args).await,
             Command::Policy(args) => report(policy::run(args)),
         }
     }

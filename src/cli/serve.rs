@@ -88,7 +88,11 @@ fn root_key(config: &Config, dev: bool) -> Result<RootKey, StartError> {
             }
             Ok(key)
         }
-        (source, _) => Ok(RootKey::load(&source)?),
+        // After a rotation, the operator may have taken the old one away before making the new one the configured one.
+        (source, _) => match (RootKey::load(&source), config.next_root_key_source()?) {
+            (Err(error), Some(next)) => Ok(RootKey::load(&next).map_err(|_| error)?),
+            (key, _) => Ok(key?),
+        },
     }
 }
 

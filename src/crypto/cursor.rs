@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_cursor_serves_its_own_question_and_hides_the_position() {
-        let cursors = CursorBox::new(Key::new([3; 32]), Arc::new(Zeros));
+        let cursors = CursorBox::new(Key::copy_of(&[3; 32]), Arc::new(Zeros));
         let cursor = cursors.seal("list sa:a", "hidden/name");
         assert_eq!(cursors.open("list sa:a", &cursor).as_deref(), Some("hidden/name"));
         assert_eq!(cursors.open("list sa:b", &cursor), None);

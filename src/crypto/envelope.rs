@@ -11,10 +11,8 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::CryptoError;
+pub use crate::domain::Key;
 use crate::domain::{Entropy, SecretPath, Version};
-
-/// A 256-bit key, wiped when dropped.
-pub type Key = Zeroizing<[u8; 32]>;
 
 pub const SALT: usize = 32;
 const TAG: usize = 16;

@@ -5,23 +5,25 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use zeroize::Zeroizing;
+use arc_swap::ArcSwap;
 
 use super::{
     CryptoError, RootKey,
     envelope::{Key, Place, Purpose, fresh_key, open, seal, unwrap, wrap},
 };
-use crate::domain::{Entropy, SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedKey};
+use crate::domain::{
+    Entropy, KeyStock, SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedDataKey, WrappedKey,
+};
 
 /// Seals and opens records with the tenants' key-encryption keys, which it holds once they were handed in.
 pub struct Keyring {
-    root: RootKey,
+    root: ArcSwap<RootKey>,
     entropy: Arc<dyn Entropy>,
     tenants: RwLock<HashMap<TenantId, Arc<TenantKeys>>>,
 }
 
 struct TenantKeys {
-    by_generation: HashMap<u32, Key>,
+    by_generation: HashMap<u32, Arc<Key>>,
     newest: u32,
 }
 
@@ -29,13 +31,13 @@ impl Keyring {
     /// A keyring that holds no tenant's keys yet.
     #[must_use]
     pub fn new(root: RootKey, entropy: Arc<dyn Entropy>) -> Self {
-        Self { root, entropy, tenants: RwLock::default() }
+        Self { root: ArcSwap::from_pointee(root), entropy, tenants: RwLock::default() }
     }
 
     /// The root key, for what is derived from it.
     #[must_use]
-    pub fn root(&self) -> &RootKey {
-        &self.root
+    pub fn root(&self) -> Arc<RootKey> {
+        self.root.load_full()
     }
 
     /// Whether the tenant's keys are here.
@@ -44,33 +46,92 @@ impl Keyring {
         self.keys_of(tenant).is_some()
     }
 
-    /// Makes a tenant's first key, to be kept by the store.
+    /// Whether this generation of the tenant's keys is here.
+    #[must_use]
+    pub fn holds(&self, tenant: &TenantId, generation: u32) -> bool {
+        self.keys_of(tenant).is_some_and(|keys| keys.by_generation.contains_key(&generation))
+    }
+
+    /// The generation that new values are sealed under.
+    #[must_use]
+    pub fn newest(&self, tenant: &TenantId) -> Option<u32> {
+        self.keys_of(tenant).map(|keys| keys.newest)
+    }
+
+    /// Makes a generation of a tenant's keys, to be kept by the store.
     ///
     /// # Errors
     ///
     /// [`CryptoError`] never, unless the cipher fails.
-    pub fn first_key(&self, tenant: &TenantId) -> Result<WrappedKey, CryptoError> {
-        const GENERATION: u32 = 1;
-        let data = tenant_key_data(tenant, GENERATION);
-        let wrapped = wrap(self.root.bytes(), &fresh_key(&*self.entropy), &data, &*self.entropy)?;
-        Ok(WrappedKey { generation: GENERATION, wrapped })
+    pub fn fresh_tenant_key(&self, tenant: &TenantId, generation: u32) -> Result<WrappedKey, CryptoError> {
+        let data = tenant_key_data(tenant, generation);
+        let wrapped = wrap(self.root().bytes(), &fresh_key(&*self.entropy), &data, &*self.entropy)?;
+        Ok(WrappedKey { generation, wrapped })
     }
 
-    /// Takes in the tenant's keys as the store keeps them.
+    /// Takes in the tenant's keys as the store keeps them. What is here already is not unwrapped again; what the store
+    /// no longer keeps is forgotten.
     ///
     /// # Errors
     ///
     /// [`CryptoError`] where one of them was not wrapped under this root key for this tenant; none is taken in then.
     pub fn take_in(&self, tenant: &TenantId, keys: &[WrappedKey]) -> Result<(), CryptoError> {
         let newest = keys.iter().map(|key| key.generation).max().ok_or(CryptoError::UnknownKey)?;
+        let (root, here) = (self.root(), self.keys_of(tenant));
         let unwrap_one = |key: &WrappedKey| {
+            let known = here.as_ref().and_then(|here| here.by_generation.get(&key.generation));
+            if let Some(known) = known {
+                return Ok((key.generation, Arc::clone(known)));
+            }
             let data = tenant_key_data(tenant, key.generation);
-            Ok((key.generation, unwrap(self.root.bytes(), &key.wrapped, &data)?))
+            Ok((key.generation, Arc::new(unwrap(root.bytes(), &key.wrapped, &data)?)))
         };
         let by_generation = keys.iter().map(unwrap_one).collect::<Result<_, CryptoError>>()?;
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
         tenants.insert(tenant.clone(), Arc::new(TenantKeys { by_generation, newest }));
         Ok(())
+    }
+
+    /// Wraps a data key under the newest generation instead of an older one. The value that it opens is not touched.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] where it was not wrapped for that place under a key of this keyring.
+    pub fn rewrap(&self, tenant: &TenantId, old: &WrappedDataKey) -> Result<WrappedKey, CryptoError> {
+        let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
+        let data_under = |generation| data_key_data(tenant, &old.path, old.version, generation);
+        let data_key = unwrap(keys.of(old.key.generation)?, &old.key.wrapped, &data_under(old.key.generation))?;
+        let wrapped = wrap(keys.of(keys.newest)?, &data_key, &data_under(keys.newest), &*self.entropy)?;
+        Ok(WrappedKey { generation: keys.newest, wrapped })
+    }
+
+    /// Wraps every key under another root key.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] where one of them does not open under the present one.
+    pub fn rewrap_stock(&self, next: &RootKey, stock: KeyStock) -> Result<KeyStock, CryptoError> {
+        let root = self.root();
+        let again = |wrapped: &[u8], data: &[u8]| {
+            wrap(next.bytes(), &*unwrap(root.bytes(), wrapped, data)?, data, &*self.entropy)
+        };
+        let tenant_key = |(tenant, key): (TenantId, WrappedKey)| {
+            let wrapped = again(&key.wrapped, &tenant_key_data(&tenant, key.generation))?;
+            Ok((tenant, WrappedKey { wrapped, ..key }))
+        };
+        let own_key = |(name, wrapped): (String, Vec<u8>)| {
+            let wrapped = again(&wrapped, &vault_key_data(&name))?;
+            Ok((name, wrapped))
+        };
+        Ok(KeyStock {
+            tenants: stock.tenants.into_iter().map(tenant_key).collect::<Result<_, CryptoError>>()?,
+            own: stock.own.into_iter().map(own_key).collect::<Result<_, CryptoError>>()?,
+        })
+    }
+
+    /// Holds another root key from now on, once the store's keys are wrapped under it.
+    pub fn replace_root(&self, next: Arc<RootKey>) {
+        self.root.store(next);
     }
 
     /// Makes a key of the vault's own, to be kept by the store under this name.
@@ -79,7 +140,7 @@ impl Keyring {
     ///
     /// [`CryptoError`] never, unless the cipher fails.
     pub fn fresh_vault_key(&self, name: &str) -> Result<Vec<u8>, CryptoError> {
-        wrap(self.root.bytes(), &fresh_key(&*self.entropy), &vault_key_data(name), &*self.entropy)
+        wrap(self.root().bytes(), &fresh_key(&*self.entropy), &vault_key_data(name), &*self.entropy)
     }
 
     /// Unwraps a key of the vault's own.
@@ -87,8 +148,8 @@ impl Keyring {
     /// # Errors
     ///
     /// [`CryptoError`] where it was not wrapped under this root key and name.
-    pub fn vault_key(&self, name: &str, wrapped: &[u8]) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
-        unwrap(self.root.bytes(), wrapped, &vault_key_data(name))
+    pub fn vault_key(&self, name: &str, wrapped: &[u8]) -> Result<Key, CryptoError> {
+        unwrap(self.root().bytes(), wrapped, &vault_key_data(name))
     }
 
     /// Seals a value for the version that it is about to be.
@@ -104,13 +165,11 @@ impl Keyring {
         value: &SecretValue,
     ) -> Result<SealedValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
-        let wrapping = keys.by_generation.get(&keys.newest).ok_or(CryptoError::UnknownKey)?;
-        let place =
-            Place { owner: tenant.as_str(), path: Some(path), version: Some(version), key_generation: keys.newest };
+        let data = data_key_data(tenant, path, version, keys.newest);
         let data_key = fresh_key(&*self.entropy);
         Ok(SealedValue {
             key_generation: keys.newest,
-            wrapped_key: wrap(wrapping, &data_key, &place.associated_data(Purpose::DataKey), &*self.entropy)?,
+            wrapped_key: wrap(keys.of(keys.newest)?, &data_key, &data, &*self.entropy)?,
             // The value's own data names no key generation: re-wrapping its data key must not touch it.
             ciphertext: seal(&data_key, value.expose(), &value_data(tenant, path, version))?,
         })
@@ -129,16 +188,25 @@ impl Keyring {
         sealed: &SealedValue,
     ) -> Result<SecretValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
-        let wrapping = keys.by_generation.get(&sealed.key_generation).ok_or(CryptoError::UnknownKey)?;
-        let (path_there, version_there, key_generation) = (Some(path), Some(version), sealed.key_generation);
-        let place = Place { owner: tenant.as_str(), path: path_there, version: version_there, key_generation };
-        let data_key = unwrap(wrapping, &sealed.wrapped_key, &place.associated_data(Purpose::DataKey))?;
+        let data = data_key_data(tenant, path, version, sealed.key_generation);
+        let data_key = unwrap(keys.of(sealed.key_generation)?, &sealed.wrapped_key, &data)?;
         open(&data_key, &sealed.ciphertext, &value_data(tenant, path, version)).map(SecretValue::new)
     }
 
     fn keys_of(&self, tenant: &TenantId) -> Option<Arc<TenantKeys>> {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
     }
+}
+
+impl TenantKeys {
+    fn of(&self, generation: u32) -> Result<&Key, CryptoError> {
+        self.by_generation.get(&generation).map(|key| &**key).ok_or(CryptoError::UnknownKey)
+    }
+}
+
+fn data_key_data(tenant: &TenantId, path: &SecretPath, version: Version, generation: u32) -> Vec<u8> {
+    Place { owner: tenant.as_str(), path: Some(path), version: Some(version), key_generation: generation }
+        .associated_data(Purpose::DataKey)
 }
 
 fn tenant_key_data(tenant: &TenantId, generation: u32) -> Vec<u8> {
@@ -157,6 +225,8 @@ fn vault_key_data(name: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::Zeroizing;
+
     use super::*;
 
     struct SystemEntropy;
@@ -178,7 +248,7 @@ mod tests {
         let keyring = keyring();
         let (ours, theirs) = (TenantId::parse("ours").unwrap(), TenantId::parse("theirs").unwrap());
         for tenant in [&ours, &theirs] {
-            keyring.take_in(tenant, &[keyring.first_key(tenant).unwrap()]).unwrap();
+            keyring.take_in(tenant, &[keyring.fresh_tenant_key(tenant, 1).unwrap()]).unwrap();
         }
         let (here, there) = (SecretPath::parse("a/b").unwrap(), SecretPath::parse("a/c").unwrap());
         let (one, two) = (Version::FIRST, Version::FIRST.next().unwrap());
@@ -208,7 +278,7 @@ mod tests {
     fn another_root_key_or_tenant_takes_nothing_in() {
         let (keyring, other) = (keyring(), keyring());
         let (ours, theirs) = (TenantId::parse("ours").unwrap(), TenantId::parse("theirs").unwrap());
-        let key = keyring.first_key(&ours).unwrap();
+        let key = keyring.fresh_tenant_key(&ours, 1).unwrap();
         assert!(other.take_in(&ours, std::slice::from_ref(&key)).is_err());
         assert!(keyring.take_in(&theirs, &[key]).is_err());
         assert!(!keyring.knows(&theirs) && !other.knows(&ours));

@@ -9,16 +9,25 @@
 //! ```
 //!
 //! Every AES-GCM key here encrypts once, so no nonce can repeat: data keys are fresh, wrapping keys are derived with a
-//! fresh 256-bit salt. Rotation, re-wrapping and sealing will join this module.
+//! fresh 256-bit salt.
 
 mod cursor;
 mod envelope;
 mod keyring;
+mod program;
 mod root;
+mod sealed_file;
+mod shares;
+mod source;
+mod terminal;
 
 pub use cursor::CursorBox;
 pub use keyring::Keyring;
-pub use root::{RootKey, RootKeyError, RootKeySource};
+pub use root::RootKey;
+pub use sealed_file::seal_file;
+pub use shares::{InvalidShare, Share, ShareBox};
+pub use source::{PassphraseSource, RootKeyError, RootKeySource};
+pub use terminal::ask;
 
 /// A ciphertext, wrapped key or key that is not what it should be.
 ///

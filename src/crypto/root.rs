@@ -1,12 +1,6 @@
-//! The root key: where it comes from, and what is derived from it.
+//! The root key, and what is derived from it.
 
-use std::{
-    fmt, fs,
-    io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
@@ -14,49 +8,9 @@ use zeroize::Zeroizing;
 use super::{
     CursorBox,
     envelope::{Key, derive, fresh_key},
+    source::{Attended, RootKeyError, RootKeySource},
 };
 use crate::domain::Entropy;
-
-/// Where the root key is kept: 32 bytes, or their base64.
-#[derive(Clone, PartialEq, Eq)]
-pub enum RootKeySource {
-    /// A file of mode 0600.
-    File(PathBuf),
-    /// An environment variable.
-    Environment(String),
-    /// A credential that systemd hands over (`LoadCredential=`), by name.
-    SystemdCredential(String),
-}
-
-impl fmt::Debug for RootKeySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl fmt::Display for RootKeySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Environment(name) => write!(f, "environment variable {name}"),
-            Self::SystemdCredential(name) => write!(f, "systemd credential {name}"),
-        }
-    }
-}
-
-/// There is no root key to be had. Never shows any part of it.
-#[derive(Debug, thiserror::Error)]
-pub enum RootKeyError {
-    /// The place cannot be read.
-    #[error("cannot read the root key from {0}: {1} (to make one: head -c 32 /dev/urandom | base64)")]
-    Unreadable(RootKeySource, String),
-    /// It holds something else.
-    #[error("the {0} holds no root key: 32 bytes, or 44 characters of base64, are wanted")]
-    Malformed(RootKeySource),
-    /// Others than its owner may read it.
-    #[error("{} may be read by others (mode {:o}): run chmod 600 on it", .0.display(), .1)]
-    Exposed(PathBuf, u32),
-}
 
 /// The key that all others hang from. Wiped when dropped; tells nothing.
 pub struct RootKey(Key);
@@ -68,29 +22,22 @@ impl fmt::Debug for RootKey {
 }
 
 impl RootKey {
-    /// Reads the key.
+    /// Reads the key, without asking anybody for anything.
     ///
     /// # Errors
     ///
-    /// [`RootKeyError`] where there is none, or others may read its file.
+    /// [`RootKeyError`] where there is none, others may read its file, or a person would have to be asked.
     pub fn load(source: &RootKeySource) -> Result<Self, RootKeyError> {
-        let unreadable = |error: &dyn fmt::Display| RootKeyError::Unreadable(source.clone(), error.to_string());
-        let bytes = match source {
-            RootKeySource::File(path) => {
-                assert_private(path).map_err(|error| error.unwrap_or_else(|io| unreadable(&io)))?;
-                read(path).map_err(|error| unreadable(&error))?
-            }
-            RootKeySource::Environment(name) => {
-                let text = std::env::var(name).map_err(|error| unreadable(&error))?;
-                Zeroizing::new(text.into_bytes())
-            }
-            RootKeySource::SystemdCredential(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
-                    .ok_or_else(|| unreadable(&"systemd has set no CREDENTIALS_DIRECTORY"))?;
-                read(&Path::new(&directory).join(name)).map_err(|error| unreadable(&error))?
-            }
-        };
-        Self::parse(&bytes).ok_or_else(|| RootKeyError::Malformed(source.clone()))
+        source.read(Attended::No)
+    }
+
+    /// Reads the key; where its source needs a passphrase that is kept nowhere, asks for it on the terminal.
+    ///
+    /// # Errors
+    ///
+    /// As [`RootKey::load`].
+    pub fn load_or_ask(source: &RootKeySource) -> Result<Self, RootKeyError> {
+        source.read(Attended::Yes)
     }
 
     /// Reads the key from a file, or makes one there (mode 0600) where there is no such file. True where it was made.
@@ -105,17 +52,17 @@ impl RootKey {
         }
         let key = fresh_key(entropy);
         let text = Zeroizing::new(BASE64_STANDARD.encode(key.as_slice()) + "\n");
-        let written = fs::OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-        written.map_err(|error| RootKeyError::Unreadable(source, error.to_string()))?;
+        private_file(path, text.as_bytes()).map_err(|error| RootKeyError::Unreadable(source, error.to_string()))?;
         Ok((Self(key), true))
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    /// A fresh key.
+    #[must_use]
+    pub fn fresh(entropy: &dyn Entropy) -> Self {
+        Self(fresh_key(entropy))
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut key = Key::default();
         if bytes.len() == key.len() {
             key.copy_from_slice(bytes);
@@ -140,15 +87,22 @@ impl RootKey {
         CursorBox::new(derive(&self.0, b"portcullis-v1 cursor key"), entropy)
     }
 
+    /// A word for the key that its shares carry, so that a wrong set is noticed. 32 bits tell nothing of 256.
+    pub(super) fn share_set(&self) -> [u8; 4] {
+        let mut set = [0; 4];
+        set.iter_mut().zip(derive(&self.0, b"portcullis-v1 share set").iter()).for_each(|(to, from)| *to = *from);
+        set
+    }
+
     /// The key that authenticates what is kept of policies on disk.
     #[must_use]
-    pub fn policy_memory_key(&self) -> Zeroizing<[u8; 32]> {
+    pub fn policy_memory_key(&self) -> Key {
         derive(&self.0, b"portcullis-v1 policy memory key")
     }
 
     /// The seed of the key that signs the server's own tokens.
     #[must_use]
-    pub fn token_seed(&self) -> Zeroizing<[u8; 32]> {
+    pub fn token_seed(&self) -> Key {
         derive(&self.0, b"portcullis-v1 token signing key")
     }
 
@@ -157,17 +111,17 @@ impl RootKey {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
-    // A key is short: whatever is longer is no key, and is not taken into memory.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(256));
-    fs::File::open(path)?.take(256).read_to_end(&mut bytes)?;
-    Ok(bytes)
+impl From<Key> for RootKey {
+    fn from(key: Key) -> Self {
+        Self(key)
+    }
 }
 
-fn assert_private(path: &Path) -> Result<(), Result<RootKeyError, std::io::Error>> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(path).map_err(Err)?.permissions().mode() & 0o777;
-    if mode.trailing_zeros() >= 6 { Ok(()) } else { Err(Ok(RootKeyError::Exposed(path.to_owned(), mode))) }
+/// Writes a new file that nobody else may read.
+pub(super) fn private_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod hex;
+mod keys;
 mod path;
 mod pattern;
 mod ports;
@@ -18,10 +19,11 @@ pub use audit::{
     AuditOrder, AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Link, Receipt, ReceiptSlot, StoredAuditRow,
 };
 pub use hex::hex;
+pub use keys::{GenerationUse, Key, KeyStock, WrappedDataKey, WrappedKey};
 pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, MAX_SEGMENTS, SecretPath};
 pub use pattern::{InvalidPattern, MAX_PATTERN_BYTES, PathPattern};
 pub use ports::{Clock, Entropy};
 pub use principal::{Identity, IdentityKind, Principal, Scope, Scopes, TenantId};
-pub use record::{Head, Record, SealedValue, VersionRecord, VersionState, WrappedKey};
+pub use record::{Head, Record, SealedValue, VersionRecord, VersionState};
 pub use secret::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Version};
 pub use time::{InvalidDuration, Span, Timestamp};

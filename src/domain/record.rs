@@ -13,15 +13,6 @@ pub struct SealedValue {
     pub ciphertext: Vec<u8>,
 }
 
-/// A tenant's key-encryption key, wrapped under the root key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WrappedKey {
-    /// 1, 2, … within the tenant.
-    pub generation: u32,
-    /// The wrapped key, opaque to the store.
-    pub wrapped: Vec<u8>,
-}
-
 /// A secret as a whole: what all its versions share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {

@@ -52,7 +52,7 @@ pub struct ErrorBody {
 }
 
 /// Every code with its status.
-const STATUSES: [(&str, StatusCode); 31] = [
+const STATUSES: [(&str, StatusCode); 33] = [
     ("invalid_request", StatusCode::BAD_REQUEST),
     ("invalid_path", StatusCode::BAD_REQUEST),
     ("invalid_secret_type", StatusCode::BAD_REQUEST),
@@ -78,6 +78,8 @@ const STATUSES: [(&str, StatusCode); 31] = [
     ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE),
     ("version_conflict", StatusCode::CONFLICT),
     ("secret_exists", StatusCode::CONFLICT),
+    ("keys_busy", StatusCode::CONFLICT),
+    ("root_key_rejected", StatusCode::UNPROCESSABLE_ENTITY),
     ("validation_error", StatusCode::UNPROCESSABLE_ENTITY),
     ("policy_rejected", StatusCode::UNPROCESSABLE_ENTITY),
     ("rate_limited", StatusCode::TOO_MANY_REQUESTS),

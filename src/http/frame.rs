@@ -220,6 +220,7 @@ impl Gate {
             Category::List | Category::BatchMetadata => "list",
             Category::AuditQuery | Category::AuditExport => "audit",
             Category::PolicyOps | Category::PolicyTest => "policy",
+            Category::Keys => "keys",
             Category::Auth => "authenticate",
         }
     }

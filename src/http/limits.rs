@@ -36,13 +36,15 @@ pub enum Category {
     PolicyOps,
     /// Dry runs.
     PolicyTest,
+    /// Turning keys.
+    Keys,
     /// `whoami`, and failed authentications by address.
     Auth,
 }
 
 impl Category {
     /// Every category, its word, and how much of it one identity has in a minute.
-    pub const ALL: [(Self, &'static str, u32); 11] = [
+    pub const ALL: [(Self, &'static str, u32); 12] = [
         (Self::Read, "read", 1_000),
         (Self::Write, "write", 100),
         (Self::Delete, "delete", 100),
@@ -53,6 +55,7 @@ impl Category {
         (Self::AuditExport, "audit_export", 5),
         (Self::PolicyOps, "policy_ops", 50),
         (Self::PolicyTest, "policy_test", 200),
+        (Self::Keys, "keys", 50),
         (Self::Auth, "auth", 300),
     ];
 

@@ -6,6 +6,7 @@ mod error;
 mod export;
 mod frame;
 mod json;
+mod keys;
 mod limits;
 mod openapi;
 mod policies;
@@ -121,6 +122,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let test_policies = gated(&app, Scope::PoliciesRead, Category::PolicyTest, post(policies::test));
     // A policy may have that name.
     let test_policies = test_policies.merge(reads_policies(get(policies::describe_test)));
+    let turns_keys = |handlers| gated(&app, Scope::Admin, Category::Keys, handlers);
     let versions = gated(&app, Scope::SecretsList, Category::List, get(secrets::versions));
     let destroy = gated(&app, Scope::SecretsDelete, Category::Delete, post(secrets::destroy));
     let restore = gated(&app, Scope::SecretsWrite, Category::Write, post(secrets::restore));
@@ -147,6 +149,10 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/policies/reload", reload)
         .route("/v1/policies/test", test_policies)
         .route("/v1/policies/{name}", reads_policies(get(policies::describe_one)))
+        .route("/v1/keys", turns_keys(get(keys::status)))
+        .route("/v1/keys/rotate", turns_keys(post(keys::rotate)))
+        .route("/v1/keys/rewrap", turns_keys(post(keys::rewrap)))
+        .route("/v1/keys/rotate-root", turns_keys(post(keys::rotate_root)))
         .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
         .route("/v1/audit/export", gated(&app, Scope::AuditExport, Category::AuditExport, post(export::export)))
         .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))

@@ -11,7 +11,7 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use super::{audit, batch, export, policies, secrets, system};
+use super::{audit, batch, export, keys, policies, secrets, system};
 
 /// What the server answers.
 #[derive(OpenApi)]
@@ -21,8 +21,9 @@ use super::{audit, batch, export, policies, secrets, system};
     paths(
         secrets::read, secrets::put, secrets::delete, secrets::list, secrets::restore, secrets::metadata,
         secrets::patch_metadata, secrets::versions, secrets::rollback, secrets::destroy, batch::read, batch::metadata,
-        audit::logs, export::export, system::whoami, policies::list, policies::describe_one, policies::status, policies::reload,
-        policies::test, system::health, system::ready,
+        audit::logs, export::export, system::whoami, policies::list, policies::describe_one, policies::status,
+        policies::reload, policies::test, keys::status, keys::rotate, keys::rewrap, keys::rotate_root, system::health,
+        system::ready,
         system::version, system::metrics, document
     ),
     modifiers(&Bearer),

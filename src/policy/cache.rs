@@ -7,14 +7,13 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
-use zeroize::Zeroizing;
 
 use super::{
     compiler::{Compiler, Order},
     guest::Unfit,
     sealed::SealedDirectory,
 };
-use crate::domain::hex;
+use crate::domain::{Key, hex};
 
 /// Compiled modules that are kept beside those in force.
 const SPARE: usize = 64;
@@ -34,8 +33,8 @@ pub struct Loader {
 impl Loader {
     /// A loader that remembers what it compiled where it has a directory and a key for that.
     #[must_use]
-    pub fn new(engine: Engine, compiler: Compiler, memory: Option<(&Path, &Zeroizing<[u8; 32]>)>) -> Self {
-        let open = |(directory, key): (&Path, &Zeroizing<[u8; 32]>)| {
+    pub fn new(engine: Engine, compiler: Compiler, memory: Option<(&Path, &Key)>) -> Self {
+        let open = |(directory, key): (&Path, &Key)| {
             SealedDirectory::open(directory.join("compiled"), "compiled policies", key.clone())
                 .inspect_err(
                     |error| tracing::warn!(%error, "compiled policies cannot be kept: each start compiles anew"),

@@ -4,10 +4,9 @@ use std::{collections::BTreeMap, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use super::{bundle::Bundle, sealed::SealedDirectory};
-use crate::domain::hex;
+use crate::domain::{Key, hex};
 
 /// The name of the file that says which generation it was.
 const INDEX: &str = "last-good";
@@ -29,7 +28,7 @@ pub struct Index {
 impl Kept {
     /// Opens the place; none, with a warning, where it cannot be had.
     #[must_use]
-    pub fn open(directory: &Path, key: &Zeroizing<[u8; 32]>) -> Option<Self> {
+    pub fn open(directory: &Path, key: &Key) -> Option<Self> {
         SealedDirectory::open(directory.join("last-good"), "last good policies", key.clone())
             .inspect_err(|error| tracing::warn!(%error, "the last good policies cannot be kept over a restart"))
             .ok()

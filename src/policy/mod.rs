@@ -38,7 +38,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use zeroize::Zeroizing;
 
 pub use compiler::{Bounds, Compiler, THIS_PROGRAM, work};
 pub use explanation::{Dissent, Explanation, JoinedFields};
@@ -57,7 +56,7 @@ pub use stats::{Disagreement, OUTCOMES, Stats};
 pub use trial::{Trial, try_directory, try_module};
 pub use watch::Watch;
 
-use crate::domain::{Action, Decision, InputRead, Timestamp};
+use crate::domain::{Action, Decision, InputRead, Key, Timestamp};
 use bundle::Bundle;
 use cache::Loader;
 use kept::Kept;
@@ -95,7 +94,7 @@ pub struct Sources {
     /// Where modules are compiled.
     pub compiler: Compiler,
     /// Where compiled code and the last good generation are kept, and the key that authenticates them.
-    pub memory: Option<(PathBuf, Zeroizing<[u8; 32]>)>,
+    pub memory: Option<(PathBuf, Key)>,
 }
 
 /// The policies in force: one pointer to the present generation, and the road to the next.

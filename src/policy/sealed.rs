@@ -7,10 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::domain::Key;
 use hmac::{Hmac, KeyInit, Mac};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat};
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
 /// Length of the code before the content: HMAC-SHA-256.
 const CODE_BYTES: usize = 32;
@@ -19,7 +19,7 @@ const CODE_BYTES: usize = 32;
 pub struct SealedDirectory {
     path: PathBuf,
     purpose: &'static str,
-    key: Zeroizing<[u8; 32]>,
+    key: Key,
 }
 
 impl SealedDirectory {
@@ -28,7 +28,7 @@ impl SealedDirectory {
     /// # Errors
     ///
     /// Where it cannot be made.
-    pub fn open(path: PathBuf, purpose: &'static str, key: Zeroizing<[u8; 32]>) -> io::Result<Self> {
+    pub fn open(path: PathBuf, purpose: &'static str, key: Key) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(Self { path, purpose, key })
     }
@@ -112,9 +112,8 @@ mod tests {
     #[test]
     fn what_was_altered_moved_or_forged_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
-        let open = |purpose, key| {
-            SealedDirectory::open(scratch.path().to_owned(), purpose, Zeroizing::new([key; 32])).unwrap()
-        };
+        let open =
+            |purpose, key| SealedDirectory::open(scratch.path().to_owned(), purpose, Key::copy_of(&[key; 32])).unwrap();
         let directory = open("cache", 1);
         directory.write("a", b"the content").unwrap();
         assert_eq!(directory.read("a").unwrap().unwrap(), b"the content");
@@ -140,7 +139,7 @@ mod tests {
     #[test]
     fn a_sweep_keeps_what_is_wanted_and_the_newest_of_the_rest() {
         let scratch = tempfile::tempdir().unwrap();
-        let key = Zeroizing::new([1; 32]);
+        let key = Key::copy_of(&[1; 32]);
         let directory = SealedDirectory::open(scratch.path().to_owned(), "cache", key).unwrap();
         for name in ["a", "b", "c", "d"] {
             directory.write(name, b"").unwrap();

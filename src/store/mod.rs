@@ -2,6 +2,7 @@
 //! events are made by the caller. Never sees a key or a value.
 
 mod audit_tables;
+mod key_tables;
 mod migrations;
 mod postgres;
 mod sql;
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::{
-    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Head, MetadataText, Receipt, Record, SealedValue, SecretPath,
-    SecretType, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord, WrappedKey,
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, KeyStock, MetadataText, Receipt, Record,
+    SealedValue, SecretPath, SecretType, StoredAuditRow, TenantId, Timestamp, Version, VersionRecord, WrappedDataKey,
+    WrappedKey,
 };
 
 pub use postgres::PostgresStore;
@@ -53,6 +55,12 @@ pub enum StoreError {
     /// The caller's seal failed.
     #[error("the value could not be sealed")]
     Unsealable,
+    /// The generation of keys that wraps the value's data key was removed meanwhile.
+    #[error("the generation of keys is no longer kept")]
+    RetiredKey,
+    /// The caller holds another root key than the one whose fingerprint is kept.
+    #[error("the root key was replaced: this server holds one that is no longer the vault's")]
+    OtherRoot,
     /// The store was shut down.
     #[error("the store is closed")]
     Closed,
@@ -185,6 +193,54 @@ pub enum Refusal {
     Damaged,
 }
 
+/// One change of keys. The root key that the caller holds is known by its fingerprint, and must be the vault's wherever
+/// something is wrapped under it.
+pub enum KeyChange {
+    /// Keeps a tenant's key, unless there is one of that generation already.
+    Add {
+        /// The tenant.
+        tenant: TenantId,
+        /// Its new key.
+        key: WrappedKey,
+        /// The fingerprint of the root key that wraps it.
+        root: Vec<u8>,
+    },
+    /// Replaces data keys by the same under another generation: each the first by the second, where the first still
+    /// stands.
+    Rewrap {
+        /// The tenant.
+        tenant: TenantId,
+        /// As they were read, with their new forms.
+        keys: Vec<(WrappedDataKey, WrappedKey)>,
+    },
+    /// Removes the generations of a tenant that wrap nothing, never the newest.
+    DropUnused(TenantId),
+    /// Replaces every key under the root key, and the root key's fingerprint.
+    ReplaceRoot {
+        /// The fingerprint of the root key that wraps now.
+        from: Vec<u8>,
+        /// The fingerprint of the root key that shall wrap.
+        to: Vec<u8>,
+        /// Wraps all under the new root key; `None` where one of them does not open.
+        rewrap: RewrapAll,
+    },
+}
+
+/// Wraps every key anew.
+pub type RewrapAll = Box<dyn FnOnce(KeyStock) -> Option<KeyStock> + Send>;
+
+/// Makes the audit row for a change of keys from the number of keys that it changed. Called inside its transaction.
+pub type KeyWitness = Box<dyn FnOnce(u64) -> AuditRow + Send>;
+
+/// A change of keys with its audit event; none for what a secret's own event implies, and for the parts of a whole that
+/// has one.
+pub struct KeyChangeRequest {
+    /// The change.
+    pub change: KeyChange,
+    /// Its audit event.
+    pub witness: Option<KeyWitness>,
+}
+
 /// Which secrets a listing wants, in the order of their paths.
 #[derive(Debug, Clone, Default)]
 pub struct ListScan {
@@ -244,14 +300,28 @@ pub trait SecretStore: Send + Sync {
     /// The tenant's key-encryption keys, oldest first.
     async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>>;
 
-    /// Keeps a key-encryption key, unless there is one of that generation already. Answers what is kept now.
-    async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>>;
+    /// Makes one change of keys and appends its audit row, both or neither. Answers how many keys it changed,
+    /// and the receipt of its event (an empty one where it has none).
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)>;
+
+    /// How many values each generation of keys wraps, by tenant and generation; of one tenant, or of all.
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>>;
+
+    /// The data keys that an older generation than `newest` wraps, in the order of their places, after one place.
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>>;
 
     /// Keeps the root key's fingerprint, unless there is one already. Answers what is kept now.
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>>;
 
-    /// Keeps a wrapped key of the vault's own, unless there is one of that name already. Answers what is kept now.
-    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>>;
+    /// Keeps a key of the vault's own, wrapped under the root key of this fingerprint, unless there is one of that name
+    /// already. Answers what is kept now.
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>>;
 
     /// A wrapped key of the vault's own, if there is one of that name.
     async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>>;

@@ -10,13 +10,14 @@ use sqlx::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone, migrations,
+    ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone,
+    migrations,
     tables::Tables,
     writer::{Job, WriterHandle},
 };
 use crate::domain::{
-    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Head, Receipt, SecretPath, TenantId, Timestamp, Version,
-    VersionRecord, WrappedKey,
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, SecretPath, TenantId, Timestamp,
+    Version, VersionRecord, WrappedDataKey, WrappedKey,
 };
 
 /// How long a request waits for a free connection before it is told that the store is not there.
@@ -128,16 +129,30 @@ impl SecretStore for PostgresStore {
         Tables::<Postgres>(&mut *self.connection().await?).tenant_keys(tenant).await
     }
 
-    async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        self.writer.write(|reply| Job::AddTenantKey(tenant.clone(), key, reply)).await
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)> {
+        self.writer.write(|reply| Job::ChangeKeys(Box::new(request), reply)).await
+    }
+
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        Tables::<Postgres>(&mut *self.connection().await?).generations(tenant).await
+    }
+
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        Tables::<Postgres>(&mut *self.connection().await?).stale_keys(tenant, newest, after, limit).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
         self.writer.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
     }
 
-    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        self.writer.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        self.writer.write(|reply| Job::VaultKey(root.to_vec(), name, wrapped.to_vec(), reply)).await
     }
 
     async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {

@@ -40,6 +40,10 @@ pub trait Backend: Database<Row: Columns> {
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
     const LOCK_SECRET: Option<&'static str>;
+    /// The root key's fingerprint, which nobody changes until the transaction ends.
+    const HOLD_ROOT: &'static str;
+    /// Keeps all others from writing values until the transaction ends; none where only one transaction writes anyway.
+    const HOLD_VALUES: Option<&'static str>;
     /// Begins a transaction that writes.
     const BEGIN: &'static str;
 
@@ -188,6 +192,8 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
                                 AND v.version = COALESCE($3 ->> wanted.key, s.latest)"
     );
     const LOCK_SECRET: Option<&'static str> = None;
+    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
+    const HOLD_VALUES: Option<&'static str> = None;
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
 
     /// There is one server, and so one chain.
@@ -213,6 +219,8 @@ driver!(Postgres, PgConnection, PgRow, {
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
+    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1 FOR SHARE";
+    const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
     const BEGIN: &'static str = "BEGIN";
 
     async fn claim_chain(connection: &mut PgConnection, wanted: Option<u32>) -> StoreResult<u32> {

@@ -9,14 +9,14 @@ use std::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Logged, Refusal, SecretStore, StoreError, StoreResult, Stored, Tombstone,
-    migrations,
+    ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreError, StoreResult,
+    Stored, Tombstone, migrations,
     tables::Tables,
     writer::{InPlace, Job, WriterHandle},
 };
 use crate::domain::{
-    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Head, Receipt, SecretPath, TenantId, Timestamp, Version,
-    VersionRecord, WrappedKey,
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, SecretPath, TenantId, Timestamp,
+    Version, VersionRecord, WrappedDataKey, WrappedKey,
 };
 use async_trait::async_trait;
 use sqlx::{
@@ -143,16 +143,30 @@ impl SecretStore for SqliteStore {
         Tables::<Sqlite>(&mut *self.reader().await?).tenant_keys(tenant).await
     }
 
-    async fn add_tenant_key(&self, tenant: &TenantId, key: WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        self.writer.write(|reply| Job::AddTenantKey(tenant.clone(), key, reply)).await
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)> {
+        self.writer.write(|reply| Job::ChangeKeys(Box::new(request), reply)).await
+    }
+
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).generations(tenant).await
+    }
+
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        Tables::<Sqlite>(&mut *self.reader().await?).stale_keys(tenant, newest, after, limit).await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
         self.writer.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
     }
 
-    async fn vault_key(&self, name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        self.writer.write(|reply| Job::VaultKey(name, wrapped.to_vec(), reply)).await
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        self.writer.write(|reply| Job::VaultKey(root.to_vec(), name, wrapped.to_vec(), reply)).await
     }
 
     async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::domain::{
     AuditRow, Head, MetadataText, Record, SealedValue, SecretPath, SecretType, TenantId, Timestamp, Version,
-    VersionRecord, WrappedKey,
+    VersionRecord,
 };
 
 /// How many versions a secret keeps when nobody said.
@@ -201,7 +201,8 @@ impl<B: Backend> Tables<'_, B> {
         const SQL: &str =
             "INSERT INTO versions (tenant, path, version, secret_type, created_at, created_by, expires_at,
                                                  key_generation, wrapped_key, ciphertext)
-                           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+                           SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
+                           WHERE EXISTS (SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $8)";
         let args = [
             Arg::Text(scene.tenant.as_str()),
             Arg::Text(scene.path.as_str()),
@@ -214,7 +215,8 @@ impl<B: Backend> Tables<'_, B> {
             Arg::Blob(&sealed.wrapped_key),
             Arg::Blob(&sealed.ciphertext),
         ];
-        self.execute(SQL, &args).await.map(drop)
+        // A server that has not heard yet that the generation is gone must not write what nothing could open.
+        if self.execute(SQL, &args).await? == 1 { Ok(()) } else { Err(StoreError::RetiredKey) }
     }
 
     async fn prune(&mut self, scene: Scene<'_>, head: &Head) -> StoreResult<()> {
@@ -315,38 +317,6 @@ impl<B: Backend> Tables<'_, B> {
         ];
         self.execute(SQL, &args).await?;
         Ok(Ok(Committed { head, created: false }))
-    }
-
-    pub async fn tenant_keys(&mut self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
-        const SQL: &str = "SELECT generation, wrapped FROM tenant_keys WHERE tenant = $1 ORDER BY generation";
-        let rows = self.fetch(SQL, &[Arg::Text(tenant.as_str())]).await?;
-        rows.iter().map(|row| Ok(WrappedKey { generation: narrow(row.int(0)?)?, wrapped: row.blob(1)? })).collect()
-    }
-
-    pub async fn add_tenant_key(&mut self, tenant: &TenantId, key: &WrappedKey) -> StoreResult<Vec<WrappedKey>> {
-        const SQL: &str = "INSERT INTO tenant_keys (tenant, generation, wrapped) VALUES ($1, $2, $3)
-                           ON CONFLICT (tenant, generation) DO NOTHING";
-        let args = [Arg::Text(tenant.as_str()), Arg::Int(i64::from(key.generation)), Arg::Blob(&key.wrapped)];
-        self.execute(SQL, &args).await?;
-        self.tenant_keys(tenant).await
-    }
-
-    pub async fn root_fingerprint(&mut self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
-        const KEEP: &str = "INSERT INTO root_key (id, fingerprint) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
-        self.execute(KEEP, &[Arg::Blob(fingerprint)]).await?;
-        let rows = self.fetch("SELECT fingerprint FROM root_key WHERE id = 1", &[]).await?;
-        rows.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)
-    }
-
-    pub async fn vault_key(&mut self, name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        const KEEP: &str = "INSERT INTO vault_keys (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-        self.execute(KEEP, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
-        self.kept_vault_key(name).await?.ok_or(StoreError::Damaged("vault key"))
-    }
-
-    pub async fn kept_vault_key(&mut self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
-        rows.first().map(|row| row.blob(0)).transpose()
     }
 }
 

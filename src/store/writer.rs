@@ -11,11 +11,11 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, Refusal, StoreError, StoreResult, Tombstone,
+    ChangeRequest, Committed, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
     sql::{Backend, OptionsOf},
     tables::Tables,
 };
-use crate::domain::{AuditRow, Chain, ChainHead, Receipt, TenantId, WrappedKey};
+use crate::domain::{AuditRow, Chain, ChainHead, Receipt};
 
 /// How many requests may wait for the writer before a new one waits to be let in.
 const QUEUE: usize = 1_024;
@@ -40,9 +40,9 @@ pub enum Job {
     Commit(Box<ChangeRequest>, Answer<Witnessed>),
     Append(Box<AuditRow>, Answer<Receipt>),
     Retain(Box<Tombstone>, Answer<Receipt>),
-    AddTenantKey(TenantId, WrappedKey, Answer<Vec<WrappedKey>>),
+    ChangeKeys(Box<KeyChangeRequest>, Answer<(u64, Receipt)>),
     RootFingerprint(Vec<u8>, Answer<Vec<u8>>),
-    VaultKey(&'static str, Vec<u8>, Answer<Vec<u8>>),
+    VaultKey(Vec<u8>, &'static str, Vec<u8>, Answer<Vec<u8>>),
     Probe(Answer<()>),
     Close,
 }
@@ -310,8 +310,8 @@ impl Job {
             Self::StartLog(_, answer) => !answer.is_closed(),
             Self::Commit(_, answer) => !answer.is_closed(),
             Self::Append(_, answer) | Self::Retain(_, answer) => !answer.is_closed(),
-            Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
-            Self::RootFingerprint(_, answer) | Self::VaultKey(_, _, answer) => !answer.is_closed(),
+            Self::ChangeKeys(_, answer) => !answer.is_closed(),
+            Self::RootFingerprint(_, answer) | Self::VaultKey(_, _, _, answer) => !answer.is_closed(),
             Self::Probe(answer) => !answer.is_closed(),
             Self::Close => false,
         }
@@ -380,9 +380,15 @@ async fn attempt<B: Backend>(
             }
             Err(error) => settle(Err(error), answer),
         },
-        Job::AddTenantKey(tenant, key, answer) => settle(tables.add_tenant_key(&tenant, &key).await, answer),
+        Job::ChangeKeys(request, answer) => match tables.change_keys(request.change).await {
+            Ok(changed) => {
+                rows.extend(request.witness.map(|witness| witness(changed)));
+                Some(Box::new(move |receipt: &Receipt| drop(answer.send(Ok((changed, receipt.clone()))))) as Reply)
+            }
+            Err(error) => settle(Err(error), answer),
+        },
         Job::RootFingerprint(fingerprint, answer) => settle(tables.root_fingerprint(&fingerprint).await, answer),
-        Job::VaultKey(name, wrapped, answer) => settle(tables.vault_key(name, &wrapped).await, answer),
+        Job::VaultKey(root, name, wrapped, answer) => settle(tables.vault_key(&root, name, &wrapped).await, answer),
         Job::Probe(answer) => settle(tables.probe().await, answer),
         Job::Append(..) | Job::StartLog(..) | Job::Close => None,
     })

@@ -7,6 +7,8 @@ mod listing;
 mod policies;
 mod reading;
 mod retention;
+mod rewrap;
+mod turnover;
 mod writing;
 
 use std::{sync::Arc, time::Duration};
@@ -16,11 +18,13 @@ use serde_json::Value;
 pub use audit_log::{AuditFilter, AuditPage, ExportReader};
 pub use listing::{ListPage, MetadataPage, Wanted};
 pub use reading::{Asked, BatchOptions, Found, ReadOutcome, Release};
+pub use rewrap::{RewrapOptions, RewrapProgress, RewrapState};
+pub use turnover::{KeyRefusal, KeyStatus, Rotated, WhoseKeys};
 pub use writing::{PutRequest, field_names};
 
 use crate::{
     audit::{self, AuditKeys, Entry, Event},
-    crypto::{CursorBox, Keyring},
+    crypto::{CursorBox, Keyring, RootKeySource},
     domain::{
         Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, Identity, InputRead, Principal, ReceiptSlot,
         Record, RequestContext, SecretPath, TenantId, Verdict, Version, request_id,
@@ -46,6 +50,8 @@ pub struct Vault {
     entropy: Arc<dyn Entropy>,
     metrics: Arc<Metrics>,
     recoverable_for: Duration,
+    fetched: keys::Fetched,
+    turnover: turnover::Turnover,
     readiness: tokio::sync::Mutex<Option<(std::time::Instant, Vec<&'static str>)>>,
 }
 
@@ -67,6 +73,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// How long a deleted secret can be restored.
     pub recoverable_for: Duration,
+    /// Where the root key came from, and where the next one is looked for; none where no place is known for it.
+    pub root_sources: (RootKeySource, Option<RootKeySource>),
 }
 
 /// Who asks, and where and when: what every call of the vault begins with.
@@ -103,6 +111,8 @@ pub enum Fault {
     InvalidCursor,
     /// The store, the audit log or a key cannot be had.
     Unavailable,
+    /// Keys are not turned.
+    Keys(KeyRefusal),
 }
 
 impl Fault {
@@ -120,13 +130,14 @@ impl Fault {
             Self::InvalidPath => "invalid_path",
             Self::InvalidCursor => "invalid_cursor",
             Self::Unavailable => "service_unavailable",
+            Self::Keys(refusal) => refusal.code(),
         }
     }
 
     /// Whether the vault has recorded it. What ends a call before anything is decided, the caller has to.
     #[must_use]
     pub const fn is_recorded(&self) -> bool {
-        !matches!(self, Self::InvalidCursor | Self::Unavailable)
+        !matches!(self, Self::InvalidCursor | Self::Unavailable | Self::Keys(_))
     }
 
     /// A sentence for people.
@@ -145,6 +156,7 @@ impl Fault {
             }
             Self::InvalidCursor => "The cursor was not made for this question".to_owned(),
             Self::Unavailable => "The vault cannot serve this request now".to_owned(),
+            Self::Keys(refusal) => refusal.message(),
         }
     }
 }
@@ -171,6 +183,8 @@ impl Vault {
             entropy: parts.entropy,
             metrics: parts.metrics,
             recoverable_for: parts.recoverable_for,
+            fetched: keys::Fetched::default(),
+            turnover: turnover::Turnover::new(parts.root_sources),
             readiness: tokio::sync::Mutex::new(None),
         }
     }
@@ -200,7 +214,7 @@ impl Vault {
         if let Err(error) = within(DEADLINE, self.store.ready()).await {
             tracing::error!(%error, "not ready");
             failing.extend(["database", "audit"]);
-        } else if self.ensure_keys(&TenantId::default_tenant(), false).await.is_err() {
+        } else if self.ensure_keys(&TenantId::default_tenant()).await.is_err() {
             failing.push("keys");
         }
         if self.metrics.checkpoints_fail() {
@@ -342,6 +356,18 @@ impl Vault {
             Err(DamagedRow(what)) => Err(self.damaged(tenant, path, what)),
         };
         Ok(found?.into_iter().zip(wanted).map(whole).collect())
+    }
+
+    /// Looks secrets up, and makes sure that their keys are here.
+    async fn look_up_to_open(
+        &self,
+        tenant: &TenantId,
+        wanted: &[(SecretPath, Option<Version>)],
+    ) -> Result<Vec<LookUp>, Fault> {
+        let found = self.look_up(tenant, wanted).await?;
+        let records = found.iter().filter_map(|found| found.as_ref().ok()?.as_deref());
+        self.ensure_keys_of(tenant, records).await?;
+        Ok(found)
     }
 
     async fn look_up_one(

@@ -129,8 +129,7 @@ impl Vault {
         options: &BatchOptions,
     ) -> Result<(Vec<Settled>, Vec<InputRead>), Fault> {
         let wanted: Vec<_> = asked.iter().filter_map(|asked| asked.as_ref().ok().cloned()).collect();
-        let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
-        self.ensure_keys(&caller.principal.tenant, false).await?;
+        let mut records = self.look_up_to_open(&caller.principal.tenant, &wanted).await?.into_iter();
         let mut questions: Vec<(&Asked, LookUp)> = Vec::with_capacity(asked.len());
         for asked in asked {
             let (record, present) = match asked {
@@ -185,8 +184,7 @@ impl Vault {
         let permitted = |decision: &Decision| matches!(decision.verdict, Verdict::Allow(_));
         let wanted: Vec<_> =
             paths().zip(&decisions).filter(|(_, decision)| permitted(decision)).map(|(path, _)| path.clone()).collect();
-        let mut records = self.look_up(&caller.principal.tenant, &wanted).await?.into_iter();
-        self.ensure_keys(&caller.principal.tenant, false).await?;
+        let mut records = self.look_up_to_open(&caller.principal.tenant, &wanted).await?.into_iter();
         let mut decisions = decisions.into_iter();
         let settle_one = |asked: &Asked| match asked {
             Ok((_, version)) => {

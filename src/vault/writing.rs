@@ -12,7 +12,7 @@ use crate::{
         Timestamp, Verdict, Version,
     },
     policy::Subject,
-    store::{Change, ChangeRequest, Committed, EditMetadata, Put, Refusal, Seal, Witness},
+    store::{Change, ChangeRequest, Committed, EditMetadata, Put, Refusal, Seal, StoreError, Witness},
 };
 
 /// A new version of a secret.
@@ -47,7 +47,7 @@ impl Vault {
     ///
     /// [`Fault`], recorded; nothing is written then.
     pub async fn put(self: &Arc<Self>, caller: &Caller, path: SecretPath, put: PutRequest) -> Result<Committed, Fault> {
-        self.ensure_keys(&caller.principal.tenant, true).await?;
+        self.ensure_newest_keys(&caller.principal.tenant).await?;
         let record = self.look_up_for_policies(caller, &path).await?;
         let permitted = self.permit(caller, Action::Write, &path, record, &put.fields).await?;
         let change = Put {
@@ -73,8 +73,9 @@ impl Vault {
         path: SecretPath,
         version: Version,
     ) -> Result<Committed, Fault> {
-        self.ensure_keys(&caller.principal.tenant, true).await?;
-        let record = self.look_up_one(&caller.principal.tenant, &path, Some(version)).await?;
+        self.ensure_newest_keys(&caller.principal.tenant).await?;
+        let asked = [(path.clone(), Some(version))];
+        let record = self.look_up_to_open(&caller.principal.tenant, &asked).await?.pop().unwrap_or(Ok(None));
         // Opened before the decision, which is about the fields that would be written; nothing of it leaves here.
         let old = self.old_value(caller, record.clone(), version);
         let fields = old.as_ref().map_or(&[][..], |(_, fields, _)| fields);
@@ -225,6 +226,9 @@ impl Vault {
         };
         let outcome = within(DEADLINE, self.store.commit(request)).await;
         self.metrics.store_write(timer.elapsed());
+        if matches!(outcome, Err(StoreError::RetiredKey)) {
+            self.fetched.forget(&caller.principal.tenant);
+        }
         let (outcome, receipt) = outcome?;
         caller.context.receipt.put(receipt);
         outcome.map_err(|refusal| {

@@ -102,12 +102,12 @@ async fn an_old_database_is_noticed_and_can_be_accepted() {
     server.root().store("revoked", json!({"k": 2})).await;
     server.stop().await;
     fs::copy(&old, server.data_dir.join("portcullis.db")).unwrap();
-    let refused = server.boot().await.unwrap_err();
+    let refused = server.try_restart().await.unwrap_err();
     assert!(matches!(&refused, StartError::RolledBack(lost) if matches!(lost[..], [Problem::CutOff { chain: 1, .. }])));
     assert!(refused.to_string().contains("serve --accept-rollback"), "{refused}");
     // It is the same with a database that went on from there.
     server.accept_rollback(true);
-    server.boot().await.unwrap();
+    server.try_restart().await.unwrap();
     let accepted = server.audit("&action=accept_rollback").await;
     assert_eq!(accepted[0]["details"]["lost"][0]["problem"], "cut_off", "{accepted:?}");
     some_requests(&server).await;

@@ -26,6 +26,7 @@ mod guests;
 mod hostile_corpus;
 mod hostile_policies;
 mod identity;
+mod keys;
 mod paths;
 mod postgres;
 mod raw;

@@ -5,13 +5,13 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 use portcullis::{
     audit::{AuditChain, AuditKeys, CHECKPOINT, Note, Verifier},
     domain::{
-        AuditOrder, AuditPlace, AuditRow, AuditScan, Head, Metadata, MetadataText, Record, SealedValue, SecretPath,
-        SecretType, StoredAuditRow, TenantId, Timestamp, Version, WrappedKey,
+        AuditOrder, AuditPlace, AuditRow, AuditScan, Head, KeyStock, Metadata, MetadataText, Record, SealedValue,
+        SecretPath, SecretType, StoredAuditRow, TenantId, Timestamp, Version, WrappedDataKey, WrappedKey,
     },
     server::SystemClock,
     store::{
-        Change, ChangeRequest, Committed, DamagedRow, ListScan, PostgresStore, Put, Refusal, Seal, SecretStore,
-        SqliteStore, StoreError,
+        Change, ChangeRequest, Committed, DamagedRow, KeyChange, KeyChangeRequest, ListScan, PostgresStore, Put,
+        Refusal, Seal, SecretStore, SqliteStore, StoreError,
     },
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -36,13 +36,23 @@ enum Place {
 
 impl Bench {
     async fn sqlite() -> Self {
-        let place = Place::Sqlite(tempfile::tempdir().unwrap());
-        Self { store: Some(place.open().await), place }
+        Self::at(Place::Sqlite(tempfile::tempdir().unwrap())).await
     }
 
     async fn postgres() -> Option<Self> {
-        let place = Place::Postgres(postgres::database().await?);
-        Some(Self { store: Some(place.open().await), place })
+        Some(Self::at(Place::Postgres(postgres::database().await?)).await)
+    }
+
+    /// The tenant has the key that the tests' seal names.
+    async fn at(place: Place) -> Self {
+        let bench = Self { store: Some(place.open().await), place };
+        assert_eq!(bench.store().root_fingerprint(ROOT).await.unwrap(), ROOT);
+        bench.change_keys(add(&tenant(), 1, b"first")).await.unwrap();
+        bench
+    }
+
+    async fn change_keys(&self, change: KeyChange) -> Result<u64, StoreError> {
+        self.store().change_keys(KeyChangeRequest { change, witness: None }).await.map(|(changed, _)| changed)
     }
 
     fn store(&self) -> Arc<dyn SecretStore> {
@@ -112,6 +122,14 @@ async fn chained(store: impl SecretStore + 'static) -> Arc<dyn SecretStore> {
 
 async fn raw_sqlite(directory: &TempDir) -> SqliteConnection {
     SqliteConnectOptions::new().filename(directory.path().join("portcullis.db")).connect().await.unwrap()
+}
+
+/// The fingerprint of the tests' root key.
+const ROOT: &[u8] = b"root";
+
+fn add(tenant: &TenantId, generation: u32, wrapped: &[u8]) -> KeyChange {
+    let key = WrappedKey { generation, wrapped: wrapped.to_vec() };
+    KeyChange::Add { tenant: tenant.clone(), key, root: ROOT.to_vec() }
 }
 
 fn tenant() -> TenantId {
@@ -280,6 +298,9 @@ contract![
     the_log_is_searched_by_every_column,
     the_first_key_wins,
     the_first_fingerprint_wins,
+    keys_and_their_events_stand_or_fall_together,
+    data_keys_move_and_unused_generations_go,
+    a_root_key_is_replaced_as_a_whole,
     readiness_means_that_the_log_takes_a_row,
     a_damaged_row_concerns_its_own_secret,
     numbers_and_texts_are_kept_as_they_are,
@@ -730,23 +751,23 @@ async fn the_log_is_searched_by_every_column(bench: Bench) {
 }
 
 async fn the_first_key_wins(bench: Bench) {
-    let mut all = JoinSet::new();
-    for n in 0..8_u8 {
-        let store = bench.store();
-        let key = WrappedKey { generation: 1, wrapped: vec![n; 60] };
-        all.spawn(async move { store.add_tenant_key(&tenant(), key).await.unwrap() });
-    }
-    let answers: BTreeSet<_> = all.join_all().await.into_iter().map(|keys| keys[0].wrapped.clone()).collect();
-    assert_eq!(answers.len(), 1, "everyone holds the same key");
-    let second = WrappedKey { generation: 2, wrapped: vec![9] };
-    let keys = bench.store().add_tenant_key(&tenant(), second.clone()).await.unwrap();
-    assert_eq!(keys.iter().map(|key| key.generation).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), keys);
     let other = TenantId::parse("other").unwrap();
     assert!(bench.store().tenant_keys(&other).await.unwrap().is_empty());
+    let mut all = JoinSet::new();
+    for n in 0..8_u8 {
+        let (store, change) = (bench.store(), add(&other, 1, &[n; 60]));
+        all.spawn(async move { store.change_keys(KeyChangeRequest { change, witness: None }).await.unwrap().0 });
+    }
+    assert_eq!(all.join_all().await.iter().sum::<u64>(), 1, "one of them was kept");
+    bench.change_keys(add(&other, 2, b"second")).await.unwrap();
+    let keys = bench.store().tenant_keys(&other).await.unwrap();
+    assert_eq!(keys.iter().map(|key| key.generation).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!((keys[0].wrapped.len(), keys[1].wrapped.as_slice()), (60, &b"second"[..]));
+    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap().len(), 1);
 }
 
 async fn the_first_fingerprint_wins(bench: Bench) {
+    bench.sql("DELETE FROM root_key").await;
     let mut all = JoinSet::new();
     for n in 0..8_u8 {
         let store = bench.store();
@@ -755,6 +776,96 @@ async fn the_first_fingerprint_wins(bench: Bench) {
     let kept: BTreeSet<_> = all.join_all().await.into_iter().collect();
     assert_eq!(kept.len(), 1);
     assert_eq!(bench.store().root_fingerprint(b"late").await.unwrap(), *kept.first().unwrap());
+}
+
+/// A change of keys whose audit row says how many it changed.
+fn told(change: KeyChange) -> KeyChangeRequest {
+    let witness = |changed: u64| audit_row(format!("{changed} keys").as_bytes());
+    KeyChangeRequest { change, witness: Some(Box::new(witness)) }
+}
+
+async fn keys_and_their_events_stand_or_fall_together(bench: Bench) {
+    assert_eq!(bench.store().change_keys(told(add(&tenant(), 2, b"second"))).await.unwrap().0, 1);
+    assert_eq!(bench.audited().await, ["1 keys"]);
+    bench.sql("ALTER TABLE audit_log RENAME TO hidden").await;
+    assert!(bench.store().change_keys(told(add(&tenant(), 3, b"third"))).await.is_err());
+    bench.sql("ALTER TABLE hidden RENAME TO audit_log").await;
+    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap().len(), 2);
+}
+
+/// Generations with their records.
+async fn uses(bench: &Bench) -> Vec<(u32, u64)> {
+    let uses = bench.store().generations(Some(&tenant())).await.unwrap();
+    uses.into_iter().map(|one| (one.generation, one.records)).collect()
+}
+
+async fn data_keys_move_and_unused_generations_go(bench: Bench) {
+    for name in ["a", "a", "b", "c", "d"] {
+        bench.put(name).await;
+    }
+    bench.change("d", 20, Change::Destroy(vec![version(1)])).await.unwrap();
+    bench.change_keys(add(&tenant(), 2, b"second")).await.unwrap();
+    bench.change_keys(add(&tenant(), 3, b"third")).await.unwrap();
+    assert_eq!(uses(&bench).await, [(1, 4), (2, 0), (3, 0)]);
+    let store = bench.store();
+    let first = store.stale_keys(&tenant(), 3, None, 3).await.unwrap();
+    let place = |key: &WrappedDataKey| format!("{} {}", key.path, key.version);
+    assert_eq!(first.iter().map(place).collect::<Vec<_>>(), ["a 1", "a 2", "b 1"]);
+    let rest = store.stale_keys(&tenant(), 3, first.last(), 3).await.unwrap();
+    assert_eq!(rest.iter().map(place).collect::<Vec<_>>(), ["c 1"]);
+    assert!(store.stale_keys(&TenantId::parse("other").unwrap(), 3, None, 3).await.unwrap().is_empty());
+    // One was destroyed, one was moved meanwhile.
+    bench.change("b", 30, Change::Destroy(vec![version(1)])).await.unwrap();
+    let new = |generation| WrappedKey { generation, wrapped: vec![7; 9] };
+    let moved = vec![(first[1].clone(), new(2))];
+    assert_eq!(bench.change_keys(KeyChange::Rewrap { tenant: tenant(), keys: moved }).await.unwrap(), 1);
+    let all: Vec<_> = first.into_iter().chain(rest).map(|key| (key, new(3))).collect();
+    assert_eq!(bench.change_keys(KeyChange::Rewrap { tenant: tenant(), keys: all.clone() }).await.unwrap(), 2);
+    assert_eq!(uses(&bench).await, [(1, 0), (2, 1), (3, 2)]);
+    let sealed_now = bench.get("a", Some(1)).await.unwrap().version.unwrap().sealed.unwrap();
+    assert_eq!(sealed_now, SealedValue { key_generation: 3, wrapped_key: vec![7; 9], ..sealed(version(1)) });
+    assert_eq!(bench.get("b", Some(1)).await.unwrap().version.unwrap().sealed, None, "what is destroyed stays so");
+    assert_eq!(bench.change_keys(KeyChange::DropUnused(tenant())).await.unwrap(), 1);
+    assert_eq!(uses(&bench).await, [(2, 1), (3, 2)], "what a record needs stays");
+    let late = bench.store().commit(request("late", 40, Change::Put(put()))).await;
+    assert!(matches!(late, Err(StoreError::RetiredKey)), "nothing is written under a generation that is gone");
+    assert!(bench.get("late", None).await.is_none());
+    let back = KeyChange::Rewrap { tenant: tenant(), keys: vec![(at_generation(&all[1].0, 2), new(1))] };
+    assert_eq!(bench.change_keys(back).await.unwrap(), 0, "nor moved under one");
+}
+
+fn at_generation(key: &WrappedDataKey, generation: u32) -> WrappedDataKey {
+    WrappedDataKey { key: WrappedKey { generation, wrapped: vec![7; 9] }, ..key.clone() }
+}
+
+async fn a_root_key_is_replaced_as_a_whole(bench: Bench) {
+    let own = bench.store().vault_key(ROOT, "audit", b"own").await.unwrap();
+    assert_eq!(bench.store().vault_key(ROOT, "audit", b"late").await.unwrap(), own);
+    bench.change_keys(add(&TenantId::parse("other").unwrap(), 1, b"others")).await.unwrap();
+    let replace = |from: &[u8], fails: bool| {
+        let again = move |stock: KeyStock| {
+            let marked = |wrapped: &[u8]| [b"new ", wrapped].concat();
+            let tenant_key =
+                |(tenant, key): (TenantId, WrappedKey)| (tenant, WrappedKey { wrapped: marked(&key.wrapped), ..key });
+            let tenants = stock.tenants.into_iter().map(tenant_key).collect();
+            let own = stock.own.into_iter().map(|(name, wrapped)| (name, marked(&wrapped))).collect();
+            (!fails).then_some(KeyStock { tenants, own })
+        };
+        KeyChange::ReplaceRoot { from: from.to_vec(), to: b"next".to_vec(), rewrap: Box::new(again) }
+    };
+    assert!(matches!(bench.change_keys(replace(b"stranger", false)).await, Err(StoreError::OtherRoot)));
+    assert!(bench.change_keys(replace(ROOT, true)).await.is_err(), "a key that does not open");
+    assert_eq!(bench.store().root_fingerprint(ROOT).await.unwrap(), ROOT);
+    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap()[0].wrapped, b"first");
+    assert_eq!(bench.change_keys(replace(ROOT, false)).await.unwrap(), 3);
+    assert_eq!(bench.store().root_fingerprint(ROOT).await.unwrap(), b"next");
+    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap()[0].wrapped, b"new first");
+    assert_eq!(bench.store().vault_key(b"next", "audit", b"").await.unwrap(), b"new own");
+    // Who still holds the old root key adds nothing.
+    assert!(matches!(bench.change_keys(add(&tenant(), 2, b"stray")).await, Err(StoreError::OtherRoot)));
+    assert!(matches!(bench.store().vault_key(ROOT, "stray", b"").await, Err(StoreError::OtherRoot)));
+    assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap().len(), 1);
+    assert_eq!(bench.count("vault_keys").await, 1);
 }
 
 async fn readiness_means_that_the_log_takes_a_row(bench: Bench) {
@@ -849,16 +960,14 @@ async fn everything_is_there_after_reopening(mut bench: Bench) {
     bench.put("a").await;
     bench.change("b", 10, Change::Put(put())).await.unwrap();
     bench.change("b", 20, Change::SoftDelete { recoverable_until: at(90) }).await.unwrap();
-    let key = WrappedKey { generation: 1, wrapped: vec![7; 60] };
-    bench.store().add_tenant_key(&tenant(), key.clone()).await.unwrap();
-    bench.store().root_fingerprint(b"root").await.unwrap();
+    let key = WrappedKey { generation: 1, wrapped: b"first".to_vec() };
     bench.store().append(audit_row(b"x")).await.unwrap();
     let before = (bench.get("a", None).await, bench.get("b", None).await, bench.audited().await);
     for _ in 0..2 {
         bench.reopen().await;
         assert_eq!((bench.get("a", None).await, bench.get("b", None).await, bench.audited().await), before);
         assert_eq!(bench.store().tenant_keys(&tenant()).await.unwrap(), std::slice::from_ref(&key));
-        assert_eq!(bench.store().root_fingerprint(b"other").await.unwrap(), b"root");
+        assert_eq!(bench.store().root_fingerprint(b"other").await.unwrap(), ROOT);
     }
     bench.store().append(audit_row(b"y")).await.unwrap();
     assert_eq!(bench.audited().await.last().unwrap(), "y", "the chain goes on");

@@ -139,8 +139,7 @@ impl TestServer {
         self.config.audit.accept_rollback = accept;
     }
 
-    /// Starts on the data that is there.
-    pub async fn boot(&mut self) -> Result<(), StartError> {
+    async fn boot(&mut self) -> Result<(), StartError> {
         let server = Server::open(self.config.clone(), self.root_key(), self.compiler.clone()).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.url = format!("http://{}", listener.local_addr().unwrap());
@@ -187,6 +186,11 @@ impl TestServer {
         let output = program.output().await.unwrap();
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
         (output.status.code().unwrap(), text)
+    }
+
+    /// Starts anew after a stop, if it can.
+    pub async fn try_restart(&mut self) -> Result<(), StartError> {
+        self.boot().await
     }
 
     fn root_key(&self) -> RootKey {
@@ -301,8 +305,18 @@ pub fn rules_directory(directory: &Path, rules: Option<&str>) {
 
 fn configuration(directory: &Path, data_dir: &Path, policies: &Path, options: &Options) -> Config {
     let database = options.database_url.as_ref().map_or_else(String::new, |url| format!("database_url = {url:?}\n"));
-    let categories =
-        ["read", "write", "delete", "list", "batch_read", "batch_metadata", "audit_query", "policy_test", "auth"];
+    let categories = [
+        "read",
+        "write",
+        "delete",
+        "list",
+        "batch_read",
+        "batch_metadata",
+        "audit_query",
+        "policy_test",
+        "keys",
+        "auth",
+    ];
     let unlimited = if options.config.contains("[rate_limits]") {
         String::new()
     } else {

@@ -8,13 +8,17 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Options, TestServer, metric};
 
 /// Every route: the path, and its methods in the order of the alphabet.
-const ROUTES: [(&str, &str); 24] = [
+const ROUTES: [(&str, &str); 28] = [
     ("/v1/audit/export", "POST"),
     ("/v1/audit/logs", "GET"),
     ("/v1/auth/whoami", "GET"),
     ("/v1/destroy/{path}", "POST"),
     ("/v1/health", "GET"),
     ("/v1/health/ready", "GET"),
+    ("/v1/keys", "GET"),
+    ("/v1/keys/rewrap", "POST"),
+    ("/v1/keys/rotate", "POST"),
+    ("/v1/keys/rotate-root", "POST"),
     ("/v1/metadata/{path}", "GET PATCH"),
     ("/v1/metrics", "GET"),
     ("/v1/openapi.json", "GET"),

@@ -1,0 +1,189 @@
+//! The tables of keys in the store's verbs, over one connection of either database.
+
+use super::{
+    KeyChange, StoreError, StoreResult,
+    sql::{Arg, Backend, Columns},
+    tables::{Tables, narrow},
+};
+use crate::domain::{GenerationUse, KeyStock, SecretPath, TenantId, Version, WrappedDataKey, WrappedKey};
+
+impl<B: Backend> Tables<'_, B> {
+    pub async fn tenant_keys(&mut self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
+        const SQL: &str = "SELECT generation, wrapped FROM tenant_keys WHERE tenant = $1 ORDER BY generation";
+        let rows = self.fetch(SQL, &[Arg::Text(tenant.as_str())]).await?;
+        rows.iter().map(|row| Ok(WrappedKey { generation: narrow(row.int(0)?)?, wrapped: row.blob(1)? })).collect()
+    }
+
+    pub async fn root_fingerprint(&mut self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
+        const KEEP: &str = "INSERT INTO root_key (id, fingerprint) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
+        self.execute(KEEP, &[Arg::Blob(fingerprint)]).await?;
+        let rows = self.fetch("SELECT fingerprint FROM root_key WHERE id = 1", &[]).await?;
+        rows.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)
+    }
+
+    pub async fn vault_key(&mut self, root: &[u8], name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        const KEEP: &str = "INSERT INTO vault_keys (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        self.hold_root(root).await?;
+        self.execute(KEEP, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
+        self.kept_vault_key(name).await?.ok_or(StoreError::Damaged("vault key"))
+    }
+
+    pub async fn kept_vault_key(&mut self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
+        rows.first().map(|row| row.blob(0)).transpose()
+    }
+
+    pub async fn generations(&mut self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        // A record under a generation that is not kept is counted too: it is damage that an operator must see.
+        const SQL: &str = "SELECT tenant, generation, CAST(SUM(records) AS BIGINT) FROM (
+                               SELECT tenant, generation, 0 AS records FROM tenant_keys
+                               WHERE $1 = '' OR tenant = $1
+                               UNION ALL
+                               SELECT tenant, key_generation, COUNT(*) FROM versions
+                               WHERE ($1 = '' OR tenant = $1) AND key_generation IS NOT NULL
+                               GROUP BY tenant, key_generation) AS uses
+                           GROUP BY tenant, generation ORDER BY tenant, generation";
+        let rows = self.fetch(SQL, &[Arg::Text(tenant.map_or("", TenantId::as_str))]).await?;
+        let generation_use = |row: &B::Row| {
+            Ok(GenerationUse {
+                tenant: tenant_of(&row.text(0)?)?,
+                generation: narrow(row.int(1)?)?,
+                records: u64::try_from(row.int(2)?).map_err(|_| StoreError::Damaged("count"))?,
+            })
+        };
+        rows.iter().map(generation_use).collect()
+    }
+
+    pub async fn stale_keys(
+        &mut self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        const SQL: &str = "SELECT path, version, key_generation, wrapped_key FROM versions
+                           WHERE tenant = $1 AND key_generation < $2 AND wrapped_key IS NOT NULL
+                             AND (path, version) > ($3, $4)
+                           ORDER BY path, version LIMIT $5";
+        let args = [
+            Arg::Text(tenant.as_str()),
+            Arg::Int(i64::from(newest)),
+            Arg::Text(after.map_or("", |key| key.path.as_str())),
+            Arg::Int(after.map_or(0, |key| key.version.get())),
+            Arg::Int(i64::from(limit)),
+        ];
+        let rows = self.fetch(SQL, &args).await?;
+        let whole = |row: &B::Row| {
+            let key = data_key(row);
+            key.inspect_err(|error| tracing::error!(%tenant, %error, "ALARM: a damaged record keeps its old key")).ok()
+        };
+        Ok(rows.iter().filter_map(whole).collect())
+    }
+
+    /// Makes one change of keys; answers how many it changed. The caller appends its audit row and commits both.
+    pub async fn change_keys(&mut self, change: KeyChange) -> StoreResult<u64> {
+        Ok(match change {
+            KeyChange::Add { tenant, key, root } => {
+                self.hold_root(&root).await?;
+                self.add_tenant_key(&tenant, &key).await?
+            }
+            KeyChange::Rewrap { tenant, keys } => self.rewrap(&tenant, &keys).await?,
+            KeyChange::DropUnused(tenant) => self.drop_unused(&tenant).await?,
+            KeyChange::ReplaceRoot { from, to, rewrap } => {
+                self.move_root(&from, &to).await?;
+                let stock = self.stock().await?;
+                self.replace_stock(rewrap(stock).ok_or(StoreError::Unsealable)?).await?
+            }
+        })
+    }
+
+    async fn add_tenant_key(&mut self, tenant: &TenantId, key: &WrappedKey) -> StoreResult<u64> {
+        const SQL: &str = "INSERT INTO tenant_keys (tenant, generation, wrapped) VALUES ($1, $2, $3)
+                           ON CONFLICT (tenant, generation) DO NOTHING";
+        let args = [Arg::Text(tenant.as_str()), Arg::Int(i64::from(key.generation)), Arg::Blob(&key.wrapped)];
+        self.execute(SQL, &args).await
+    }
+
+    /// A value that was written, destroyed or moved meanwhile is passed over: it is not what was read.
+    async fn rewrap(&mut self, tenant: &TenantId, keys: &[(WrappedDataKey, WrappedKey)]) -> StoreResult<u64> {
+        const SQL: &str = "UPDATE versions SET key_generation = $4, wrapped_key = $5
+                           WHERE tenant = $1 AND path = $2 AND version = $3
+                             AND key_generation = $6 AND wrapped_key = $7
+                             AND EXISTS (SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $4)";
+        let mut changed = 0;
+        for (old, new) in keys {
+            let args = [
+                Arg::Text(tenant.as_str()),
+                Arg::Text(old.path.as_str()),
+                Arg::Int(old.version.get()),
+                Arg::Int(i64::from(new.generation)),
+                Arg::Blob(&new.wrapped),
+                Arg::Int(i64::from(old.key.generation)),
+                Arg::Blob(&old.key.wrapped),
+            ];
+            changed += self.execute(SQL, &args).await?;
+        }
+        Ok(changed)
+    }
+
+    async fn drop_unused(&mut self, tenant: &TenantId) -> StoreResult<u64> {
+        const SQL: &str = "DELETE FROM tenant_keys WHERE tenant = $1
+                             AND generation < (SELECT MAX(generation) FROM tenant_keys WHERE tenant = $1)
+                             AND generation NOT IN (SELECT key_generation FROM versions
+                                                    WHERE tenant = $1 AND key_generation IS NOT NULL)";
+        if let Some(hold) = B::HOLD_VALUES {
+            self.execute(hold, &[]).await?;
+        }
+        self.execute(SQL, &[Arg::Text(tenant.as_str())]).await
+    }
+
+    async fn move_root(&mut self, from: &[u8], to: &[u8]) -> StoreResult<()> {
+        const SQL: &str = "UPDATE root_key SET fingerprint = $2 WHERE id = 1 AND fingerprint = $1";
+        let moved = self.execute(SQL, &[Arg::Blob(from), Arg::Blob(to)]).await?;
+        if moved == 1 { Ok(()) } else { Err(StoreError::OtherRoot) }
+    }
+
+    async fn hold_root(&mut self, root: &[u8]) -> StoreResult<()> {
+        let kept = self.fetch(B::HOLD_ROOT, &[]).await?;
+        let kept = kept.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)?;
+        if kept == root { Ok(()) } else { Err(StoreError::OtherRoot) }
+    }
+
+    async fn stock(&mut self) -> StoreResult<KeyStock> {
+        let rows = self.fetch("SELECT tenant, generation, wrapped FROM tenant_keys", &[]).await?;
+        let tenant_key = |row: &B::Row| {
+            let key = WrappedKey { generation: narrow(row.int(1)?)?, wrapped: row.blob(2)? };
+            Ok((tenant_of(&row.text(0)?)?, key))
+        };
+        let tenants = rows.iter().map(tenant_key).collect::<StoreResult<_>>()?;
+        let rows = self.fetch("SELECT name, wrapped FROM vault_keys", &[]).await?;
+        let own = rows.iter().map(|row| Ok((row.text(0)?, row.blob(1)?))).collect::<StoreResult<_>>()?;
+        Ok(KeyStock { tenants, own })
+    }
+
+    async fn replace_stock(&mut self, stock: KeyStock) -> StoreResult<u64> {
+        const TENANT: &str = "UPDATE tenant_keys SET wrapped = $3 WHERE tenant = $1 AND generation = $2";
+        const OWN: &str = "UPDATE vault_keys SET wrapped = $2 WHERE name = $1";
+        let mut replaced = 0;
+        for (tenant, key) in &stock.tenants {
+            let args = [Arg::Text(tenant.as_str()), Arg::Int(i64::from(key.generation)), Arg::Blob(&key.wrapped)];
+            replaced += self.execute(TENANT, &args).await?;
+        }
+        for (name, wrapped) in &stock.own {
+            replaced += self.execute(OWN, &[Arg::Text(name), Arg::Blob(wrapped)]).await?;
+        }
+        Ok(replaced)
+    }
+}
+
+fn data_key(row: &impl Columns) -> StoreResult<WrappedDataKey> {
+    Ok(WrappedDataKey {
+        path: SecretPath::parse(&row.text(0)?).map_err(|_| StoreError::Damaged("path"))?,
+        version: Version::new(row.int(1)?).ok_or(StoreError::Damaged("version"))?,
+        key: WrappedKey { generation: narrow(row.int(2)?)?, wrapped: row.blob(3)? },
+    })
+}
+
+fn tenant_of(name: &str) -> StoreResult<TenantId> {
+    TenantId::parse(name).ok_or(StoreError::Damaged("tenant"))
+}
