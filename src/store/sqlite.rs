@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use sqlx::{
-    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
+    AssertSqlSafe, ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, migrations,
+    Change, ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, migrations,
     tables::Tables,
 };
 use crate::domain::{
@@ -34,6 +34,8 @@ const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 const QUEUE: usize = 1_024;
 /// How many requests one transaction serves at most.
 const GROUP: usize = 256;
+/// How long the writer waits for readers before it empties the log.
+const FORGET_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -94,7 +96,7 @@ impl SqliteStore {
             .connect_with(options.clone().pragma("query_only", "ON"))
             .await?;
         let (writer, jobs) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(Writer { options, connection: Some(connection) }.run(jobs));
+        let task = tokio::spawn(Writer { options, connection: Some(connection), log_remembers: false }.run(jobs));
         Ok(Self { readers, writer, task: tokio::sync::Mutex::new(Some(task)), _lock: lock })
     }
 
@@ -174,6 +176,8 @@ struct Writer {
     options: SqliteConnectOptions,
     /// None after a failure: what SQLite knows of the log is not to be trusted then, so it is opened anew.
     connection: Option<SqliteConnection>,
+    /// Whether the log may still hold what was destroyed: it keeps pages as they were before.
+    log_remembers: bool,
 }
 
 /// Sends an answer, once what it tells is durable.
@@ -221,6 +225,7 @@ impl Writer {
             Some(connection) => connection,
             None => self.options.connect().await?,
         };
+        let destroys = group.iter().any(Job::destroys);
         let mut transaction = self.connection.insert(connection).begin_with("BEGIN IMMEDIATE").await?;
         let mut replies = Vec::with_capacity(group.len());
         // Whoever gave up while the transaction waited to begin was told that nothing was done.
@@ -228,19 +233,38 @@ impl Writer {
             replies.push(perform(job, &mut transaction).await?);
         }
         transaction.commit().await?;
+        self.log_remembers |= destroys;
+        self.forget().await;
         Ok(replies)
+    }
+
+    /// Empties the log where it holds what was destroyed. A reader may be in the way: the next group tries again then.
+    async fn forget(&mut self) {
+        if self.log_remembers
+            && let Some(connection) = &mut self.connection
+        {
+            let emptied = empty_log(connection).await;
+            self.log_remembers = !emptied
+                .inspect_err(|error| tracing::warn!(%error, "what was destroyed is still in the write-ahead log"))
+                .unwrap_or(false);
+        }
     }
 }
 
 impl Job {
+    /// Whether it removes keys and values because somebody asked for that. (Versions beyond the number to keep are
+    /// removed by ordinary writes, which are not to wait for the log: it holds them until it is written over.)
+    fn destroys(&self) -> bool {
+        matches!(self, Self::Commit(request, _) if matches!(request.change, Change::Purge | Change::Destroy(_)))
+    }
+
     /// Whether somebody still waits for it. What was given up is not begun: its caller was told that it failed.
     fn is_awaited(&self) -> bool {
         match self {
             Self::Commit(_, answer) => !answer.is_closed(),
             Self::Append(_, answer) => !answer.is_closed(),
             Self::AddTenantKey(_, _, answer) => !answer.is_closed(),
-            Self::RootFingerprint(_, answer) => !answer.is_closed(),
-            Self::VaultKey(_, _, answer) => !answer.is_closed(),
+            Self::RootFingerprint(_, answer) | Self::VaultKey(_, _, answer) => !answer.is_closed(),
             Self::Probe(answer) => !answer.is_closed(),
             Self::Close => false,
         }
@@ -310,6 +334,16 @@ async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
         return Err(StoreError::Unfit(format!("SQLite {version} is too old: 3.51.3 or newer is needed")));
     }
     Ok(())
+}
+
+/// Takes the log's pages into the database and cuts it to nothing. False where a reader needs it longer than
+/// [`FORGET_TIMEOUT`].
+async fn empty_log(connection: &mut SqliteConnection) -> StoreResult<bool> {
+    let patience = |timeout: Duration| AssertSqlSafe(format!("PRAGMA busy_timeout = {}", timeout.as_millis()));
+    sqlx::query(patience(FORGET_TIMEOUT)).execute(&mut *connection).await?;
+    let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
+    sqlx::query(patience(ACQUIRE_TIMEOUT)).execute(connection).await?;
+    Ok(checkpoint.try_get::<i64, _>(0)? == 0)
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
