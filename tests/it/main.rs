@@ -25,6 +25,7 @@ mod guests;
 mod hostile_corpus;
 mod hostile_policies;
 mod identity;
+mod known_holes;
 mod paths;
 mod postgres;
 mod raw;

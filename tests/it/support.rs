@@ -153,7 +153,8 @@ impl TestServer {
         self.boot().await.unwrap();
     }
 
-    fn root_key(&self) -> RootKey {
+    /// The root key that the server runs on.
+    pub fn root_key(&self) -> RootKey {
         fs::create_dir_all(&self.data_dir).unwrap();
         RootKey::load_or_create(&self.data_dir.join("root.key"), &SystemEntropy).unwrap().0
     }
