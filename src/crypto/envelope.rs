@@ -12,12 +12,14 @@ use zeroize::Zeroizing;
 
 use super::CryptoError;
 pub use crate::domain::Key;
-use crate::domain::{Entropy, SecretPath, Version};
+use crate::domain::{Entropy, MAX_VALUE_BYTES, SecretPath, Version};
 
 pub const SALT: usize = 32;
 const TAG: usize = 16;
 const COMMITMENT: usize = 32;
 const WRAPPED_KEY: usize = SALT + 32 + TAG;
+/// Longest sealed value. What is longer was not sealed here, and is not worth a copy.
+const SEALED: usize = COMMITMENT + MAX_VALUE_BYTES + TAG;
 
 /// What a ciphertext is for. Part of its associated data, so that one kind never opens as another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +120,9 @@ pub fn unwrap(wrapping: &[u8; 32], wrapped: &[u8], associated_data: &[u8]) -> Re
 
 /// Seals a value under its data key: `commitment ‖ ciphertext ‖ tag`. A data key seals one value, ever.
 pub fn seal(data_key: &[u8; 32], value: &[u8], associated_data: &[u8]) -> Result<Vec<u8>, CryptoError> {
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(CryptoError::Malformed);
+    }
     let mut body = Zeroizing::new(Vec::with_capacity(value.len() + TAG));
     body.extend_from_slice(value);
     encrypt(data_key, associated_data, &mut body)?;
@@ -129,6 +134,9 @@ pub fn seal(data_key: &[u8; 32], value: &[u8], associated_data: &[u8]) -> Result
 /// Undoes [`seal`]. The commitment is checked first: GCM alone does not commit to its key (Albertini et al., "How to
 /// Abuse and Fix Authenticated Encryption Without Key Commitment", USENIX Security 2022).
 pub fn open(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    if sealed.len() > SEALED {
+        return Err(CryptoError::Malformed);
+    }
     let (committed, body) = sealed.split_at_checked(COMMITMENT).ok_or(CryptoError::Malformed)?;
     if !bool::from(commitment(data_key).ct_eq(committed)) {
         return Err(CryptoError::Unauthentic);
@@ -229,6 +237,30 @@ mod tests {
             altered[bit / 8] ^= 1 << (bit % 8);
             assert!(unwrap(&key, &altered, b"here").is_err(), "bit {bit}");
         }
+    }
+
+    /// aes-gcm RUSTSEC-2023-0096: plaintext that stayed in the buffer though the tag was wrong.
+    #[test]
+    fn c_72_a_failed_opening_leaves_no_plaintext() {
+        let (key, plain) = ([7; 32], b"{\"k\":\"a value of more than one block of the cipher\"}".to_vec());
+        let mut sealed = plain.clone();
+        encrypt(&key, b"here", &mut sealed).unwrap();
+        let mut refused = 0;
+        for bit in 0..sealed.len() * 8 {
+            let mut altered = sealed.clone();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            let before = altered.clone();
+            assert!(decrypt(&key, b"here", &mut altered).is_err());
+            let wiped = altered.iter().all(|byte| *byte == 0);
+            assert!(altered == before || wiped, "bit {bit}: something was decrypted");
+            refused += 1;
+        }
+        for elsewhere in [&b""[..], b"there", b"here\0"] {
+            let mut moved = sealed.clone();
+            assert!(decrypt(&key, elsewhere, &mut moved).is_err());
+            assert_eq!(moved, sealed);
+        }
+        assert_eq!(refused, (plain.len() + TAG) * 8);
     }
 
     #[test]

@@ -25,5 +25,5 @@ pub use pattern::{InvalidPattern, MAX_PATTERN_BYTES, PathPattern};
 pub use ports::{Clock, Entropy};
 pub use principal::{Identity, IdentityKind, Principal, Scope, Scopes, TenantId};
 pub use record::{Head, Record, SealedValue, VersionRecord, VersionState};
-pub use secret::{InvalidMetadata, Metadata, MetadataText, SecretType, SecretValue, Version};
+pub use secret::{InvalidMetadata, MAX_VALUE_BYTES, Metadata, MetadataText, SecretType, SecretValue, Version};
 pub use time::{InvalidDuration, Span, Timestamp};

@@ -79,6 +79,9 @@ impl SecretType {
     }
 }
 
+/// Largest value, in bytes of JSON. The API refuses more, and so do the keys: no road leads a longer one to the store.
+pub const MAX_VALUE_BYTES: usize = 1024 * 1024;
+
 /// The value of a secret: a JSON object as text, wiped from memory when dropped.
 ///
 /// INVARIANT: it has no `Display`, no `Serialize`, no `Clone`, and its `Debug` tells nothing.

@@ -23,6 +23,7 @@ use super::{
     limits::{Category, Exhausted, Quota},
 };
 use crate::{
+    audit,
     auth::AuthError,
     domain::{InvalidPath, Principal, ReceiptSlot, RequestContext, Scope, SecretPath, request_id},
     vault::{self, Fault},
@@ -137,17 +138,26 @@ struct Gate {
     app: App,
     scope: Option<Scope>,
     category: Category,
+    /// The audit's word for what lies behind the gate, where the vault does not record it itself.
+    word: Option<&'static str>,
 }
 
-/// Puts a gate before a handler.
+/// Puts a gate before a handler whose work the vault records.
 pub fn gated(app: &App, scope: Scope, category: Category, handlers: MethodRouter<App>) -> MethodRouter<App> {
-    let gate = Gate { app: app.clone(), scope: Some(scope), category };
+    let gate = Gate { app: app.clone(), scope: Some(scope), category, word: None };
     handlers.route_layer(middleware::from_fn_with_state(gate, admit))
 }
 
-/// Puts a gate before a handler that every token opens.
-pub fn authenticated(app: &App, category: Category, handlers: MethodRouter<App>) -> MethodRouter<App> {
-    let gate = Gate { app: app.clone(), scope: None, category };
+/// Puts a gate before a handler that asks no policy and changes nothing: that it was asked is recorded here. Without a
+/// scope, every token opens it.
+pub fn observed(
+    app: &App,
+    scope: impl Into<Option<Scope>>,
+    category: Category,
+    word: &'static str,
+    handlers: MethodRouter<App>,
+) -> MethodRouter<App> {
+    let gate = Gate { app: app.clone(), scope: scope.into(), category, word: Some(word) };
     handlers.route_layer(middleware::from_fn_with_state(gate, admit))
 }
 
@@ -156,14 +166,15 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
         return ApiError::new("internal_error", "").into_response();
     };
     let path = Target::read(&request).and_then(Result::ok);
-    let refusals = Refusals { app: gate.app.clone(), scene: Arc::clone(&scene), action: gate.action(), path };
+    let (app, action) = (gate.app.clone(), gate.action());
+    let recorder = Recorder { app, scene: Arc::clone(&scene), action, path, observes: gate.word.is_some() };
     let work = gate.pass(Arc::clone(&scene), request, next);
-    if let Ok(response) = refusals.clone().detached(work).await {
+    if let Ok(response) = recorder.clone().detached(work).await {
         return response;
     }
     tracing::error!(request_id = %scene.context.request_id, "a handler panicked");
     let failed = || ApiError::new("internal_error", "").into_response();
-    refusals.detached(async move { failed() }).await.unwrap_or_else(|_| failed())
+    recorder.detached(async move { failed() }).await.unwrap_or_else(|_| failed())
 }
 
 impl Gate {
@@ -213,6 +224,9 @@ impl Gate {
 
     /// The audit's word for what this gate leads to.
     fn action(&self) -> &'static str {
+        if let Some(word) = self.word {
+            return word;
+        }
         match self.category {
             Category::Read | Category::BatchRead => "read",
             Category::Write => "write",
@@ -226,16 +240,19 @@ impl Gate {
     }
 }
 
-/// Sees to it that every refusal is in the audit log before it is answered.
+/// Sees to it that every refusal is in the audit log before it is answered, and every success that the vault does not
+/// record itself.
 #[derive(Clone)]
-struct Refusals {
+struct Recorder {
     app: App,
     scene: Arc<Scene>,
     action: &'static str,
     path: Option<SecretPath>,
+    /// Whether successes are recorded here, too.
+    observes: bool,
 }
 
-impl Refusals {
+impl Recorder {
     /// Does the work and records its refusal, detached: a client that hangs up cannot split what is done from what is
     /// recorded.
     async fn detached(self, work: impl Future<Output = Response> + Send + 'static) -> Result<Response, JoinError> {
@@ -245,7 +262,12 @@ impl Refusals {
 
     async fn conclude(self, response: Response) -> Response {
         let unrecorded = |error: &&ApiError| !error.recorded;
-        match response.extensions().get::<ApiError>().filter(unrecorded).map(|error| error.code) {
+        let refusal = response.extensions().get::<ApiError>();
+        let code = match refusal {
+            None => self.observes.then_some(audit::OK),
+            Some(error) => Some(error).filter(unrecorded).map(|error| error.code),
+        };
+        match code {
             // Turning away must stay cheap: what is over its rate is counted, not recorded.
             None | Some("rate_limited") => response,
             // What could not be done in time must not wait for the log as well; the event follows when it can.
@@ -261,8 +283,8 @@ impl Refusals {
     }
 
     async fn record(self, code: &'static str) -> Result<(), Fault> {
-        let Self { app, scene, action, path } = self;
-        app.vault.record_refusal(scene.principal.get(), &scene.context, action, path, code).await
+        let Self { app, scene, action, path, .. } = self;
+        app.vault.record_request(scene.principal.get(), &scene.context, action, path, code).await
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     telemetry::{Metrics, PoliciesNumbers, PolicyNumbers},
     vault::Vault,
 };
-use frame::{authenticated, gated};
+use frame::{gated, observed};
 use limits::RateLimits;
 
 /// What the handlers share.
@@ -117,11 +117,13 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let metrics = get(system::metrics);
     let metrics =
         if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };
-    let reads_policies = |handlers| gated(&app, Scope::PoliciesRead, Category::PolicyOps, handlers);
+    let reads_policies = |word, handlers| observed(&app, Scope::PoliciesRead, Category::PolicyOps, word, handlers);
     let reload = gated(&app, Scope::PoliciesWrite, Category::PolicyOps, post(policies::reload));
-    let test_policies = gated(&app, Scope::PoliciesRead, Category::PolicyTest, post(policies::test));
+    let test_policies =
+        observed(&app, Scope::PoliciesRead, Category::PolicyTest, "test_policies", post(policies::test));
     // A policy may have that name.
-    let test_policies = test_policies.merge(reads_policies(get(policies::describe_test)));
+    let test_policies = test_policies.merge(reads_policies("describe_policy", get(policies::describe_test)));
+    let audit_log = observed(&app, Scope::AuditRead, Category::AuditQuery, "query_audit_log", get(audit::logs));
     let turns_keys = |handlers| gated(&app, Scope::Admin, Category::Keys, handlers);
     let versions = gated(&app, Scope::SecretsList, Category::List, get(secrets::versions));
     let destroy = gated(&app, Scope::SecretsDelete, Category::Delete, post(secrets::destroy));
@@ -144,18 +146,18 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/rollback/{*path}", rollback)
         .route("/v1/destroy/", destroy.clone())
         .route("/v1/destroy/{*path}", destroy)
-        .route("/v1/policies", reads_policies(get(policies::list)))
-        .route("/v1/policies/status", reads_policies(get(policies::status)))
+        .route("/v1/policies", reads_policies("list_policies", get(policies::list)))
+        .route("/v1/policies/status", reads_policies("policy_status", get(policies::status)))
         .route("/v1/policies/reload", reload)
         .route("/v1/policies/test", test_policies)
-        .route("/v1/policies/{name}", reads_policies(get(policies::describe_one)))
-        .route("/v1/keys", turns_keys(get(keys::status)))
+        .route("/v1/policies/{name}", reads_policies("describe_policy", get(policies::describe_one)))
+        .route("/v1/keys", observed(&app, Scope::Admin, Category::Keys, "key_status", get(keys::status)))
         .route("/v1/keys/rotate", turns_keys(post(keys::rotate)))
         .route("/v1/keys/rewrap", turns_keys(post(keys::rewrap)))
         .route("/v1/keys/rotate-root", turns_keys(post(keys::rotate_root)))
-        .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
+        .route("/v1/audit/logs", audit_log)
         .route("/v1/audit/export", gated(&app, Scope::AuditExport, Category::AuditExport, post(export::export)))
-        .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))
+        .route("/v1/auth/whoami", observed(&app, None, Category::Auth, "whoami", get(system::whoami)))
         .route("/v1/health", get(system::health))
         .route("/v1/health/ready", get(system::ready))
         .route("/v1/version", get(system::version))

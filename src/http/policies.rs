@@ -324,7 +324,8 @@ pub struct TestAnswer {
     generation: u64,
 }
 
-/// Tries a decision. Nothing is accessed, nothing is recorded, and the modules' counters do not count it.
+/// Tries a decision. Nothing is accessed, the modules' counters do not count it, and what is recorded is that somebody
+/// tried, not whom or what.
 #[utoipa::path(post, path = "/v1/policies/test", tag = "policies", operation_id = "test_policies",
     request_body = TestBody, responses((status = 200, body = TestAnswer), (status = "4XX", body = ErrorEnvelope),
         (status = "5XX", body = ErrorEnvelope)))]

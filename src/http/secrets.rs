@@ -19,15 +19,16 @@ use super::{
     },
 };
 use crate::{
-    domain::{InvalidMetadata, MAX_PATH_BYTES, Metadata, MetadataText, SecretType, SecretValue, Span, Version},
+    domain::{
+        InvalidMetadata, MAX_PATH_BYTES, MAX_VALUE_BYTES, Metadata, MetadataText, SecretType, SecretValue, Span,
+        Version,
+    },
     store::Committed,
     vault::{PutRequest, Release, field_names},
 };
 
-/// Largest value, in bytes of JSON.
-const MAX_DATA_BYTES: usize = 1024 * 1024;
 /// Largest body of a write: the value and what goes with it.
-const MAX_PUT_BYTES: usize = MAX_DATA_BYTES + 128 * 1024;
+const MAX_PUT_BYTES: usize = MAX_VALUE_BYTES + 128 * 1024;
 /// Largest body of every other call.
 const MAX_SMALL_BYTES: usize = 128 * 1024;
 const MAX_VERSIONS: u32 = 1_000;
@@ -253,7 +254,7 @@ pub(super) fn raw(value: &SecretValue) -> Result<&RawValue, ApiError> {
 
 fn put_request(caller: &Caller, body: PutBody<'_>) -> Result<PutRequest, ApiError> {
     let data = body.data.get().as_bytes();
-    if data.len() > MAX_DATA_BYTES {
+    if data.len() > MAX_VALUE_BYTES {
         return Err(ApiError::new("payload_too_large", "A secret's data may have 1 MiB as JSON"));
     }
     let fields = field_names(data).ok_or_else(|| ApiError::invalid("The field `data` must be a JSON object"))?;

@@ -45,6 +45,9 @@ pub use guest::Failure;
 pub use host::{Inquiry, Subject};
 pub use inspection::{Description, ModuleKind, describe};
 pub use lane::Busy;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use manifest::parse as parse_manifest;
 pub use manifest::{Mode, is_name as is_policy_name};
 pub use measure::{Footprint, Timing};
 pub use reload::{Candidate, Finding, RELOAD_OUTCOMES, Reload, ReloadOutcome, Report, Trigger};

@@ -1,9 +1,10 @@
 //! What the two databases have in common, so that each statement is written once.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use sqlx::{
-    Connection, Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow, sqlite::SqliteRow,
+    AssertSqlSafe, Connection, Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow,
+    sqlite::SqliteRow,
 };
 
 use super::{StoreError, StoreResult};
@@ -52,6 +53,10 @@ pub trait Backend: Database<Row: Columns> {
         connection: &mut Self::Connection,
         wanted: Option<u32>,
     ) -> impl Future<Output = StoreResult<u32>> + Send;
+
+    /// Removes what was destroyed from where the database keeps pages as they were. False where that is to be tried
+    /// again.
+    fn forget(connection: &mut Self::Connection) -> impl Future<Output = StoreResult<bool>> + Send;
 
     fn fetch(
         connection: &mut Self::Connection,
@@ -196,6 +201,15 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const HOLD_VALUES: Option<&'static str> = None;
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
 
+    /// Empties the write-ahead log. A reader may be in the way.
+    async fn forget(connection: &mut SqliteConnection) -> StoreResult<bool> {
+        let patience = |timeout: Duration| AssertSqlSafe(format!("PRAGMA busy_timeout = {}", timeout.as_millis()));
+        sqlx::query(patience(FORGET_TIMEOUT)).execute(&mut *connection).await?;
+        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
+        sqlx::query(patience(BUSY_TIMEOUT)).execute(connection).await?;
+        Ok(checkpoint.int(0)? == 0)
+    }
+
     /// There is one server, and so one chain.
     async fn claim_chain(_: &mut SqliteConnection, _: Option<u32>) -> StoreResult<u32> {
         Ok(1)
@@ -223,6 +237,11 @@ driver!(Postgres, PgConnection, PgRow, {
     const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
     const BEGIN: &'static str = "BEGIN";
 
+    /// The log of transactions is the database's own affair, and is written over in its time.
+    async fn forget(_: &mut PgConnection) -> StoreResult<bool> {
+        Ok(true)
+    }
+
     async fn claim_chain(connection: &mut PgConnection, wanted: Option<u32>) -> StoreResult<u32> {
         if let Some(chain) = wanted {
             // What held it may be a connection of this server that the database has not given up yet.
@@ -240,6 +259,10 @@ driver!(Postgres, PgConnection, PgRow, {
     }
 });
 
+/// How long SQLite waits for a lock.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the writer waits for readers before it empties the write-ahead log.
+const FORGET_TIMEOUT: Duration = Duration::from_millis(100);
 /// How many servers may share a PostgreSQL database.
 const MOST_CHAINS: u32 = 1_000;
 /// The space of the locks on chains: the ASCII of `chai`.

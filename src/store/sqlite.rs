@@ -11,6 +11,7 @@ use std::{
 use super::{
     ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreError, StoreResult,
     Stored, Tombstone, migrations,
+    sql::BUSY_TIMEOUT,
     tables::Tables,
     writer::{InPlace, Job, WriterHandle},
 };
@@ -190,7 +191,7 @@ fn options(file: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(ACQUIRE_TIMEOUT)
+        .busy_timeout(BUSY_TIMEOUT)
         // What is destroyed is overwritten in the file, not merely forgotten.
         .pragma("secure_delete", "ON")
         .row_buffer_size(256)

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
+    Change, ChangeRequest, Committed, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
     sql::{Backend, OptionsOf},
     tables::Tables,
 };
@@ -102,6 +102,8 @@ struct Writer<B: Backend> {
 struct Line<B: Backend> {
     connection: B::Connection,
     log: Option<Log>,
+    /// Whether the database may still hold what was destroyed, in pages as they were before.
+    remembers: bool,
 }
 
 struct Log {
@@ -183,7 +185,11 @@ impl<B: Backend> Writer<B> {
             Some(line) => line,
             None => self.connect().await?,
         };
+        let destroys = group.iter().any(Job::destroys);
         let done = self.transact(&mut line, group).await;
+        if done.is_ok() {
+            line.forget(destroys).await;
+        }
         // Kept even after a failure: it is closed by whoever hears of that.
         self.line = Some(line);
         let (replies, receipt, checkpointed) = done?;
@@ -237,7 +243,7 @@ impl<B: Backend> Writer<B> {
         (self.in_place)()?;
         let mut connection = self.options.connect().await?;
         let log = if self.chain.is_some() { Some(self.claim(&mut connection).await?) } else { None };
-        Ok(Line { connection, log })
+        Ok(Line { connection, log, remembers: false })
     }
 
     /// Takes a chain that no other server holds: the one before, if there was one.
@@ -259,6 +265,19 @@ async fn next(checkpoint_due: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -
     match checkpoint_due {
         Some(due) => timeout_at(due, jobs.recv()).await.map_or(Some(None), |job| job.map(Some)),
         None => jobs.recv().await.map(Some),
+    }
+}
+
+impl<B: Backend> Line<B> {
+    /// Lets the database forget what was destroyed. Where a reader is in the way, the next group tries again.
+    async fn forget(&mut self, destroyed: bool) {
+        self.remembers |= destroyed;
+        if self.remembers {
+            let forgotten = B::forget(&mut self.connection).await;
+            self.remembers = !forgotten
+                .inspect_err(|error| tracing::warn!(%error, "what was destroyed is still in the write-ahead log"))
+                .unwrap_or(false);
+        }
     }
 }
 
@@ -315,6 +334,12 @@ impl Job {
             Self::Probe(answer) => !answer.is_closed(),
             Self::Close => false,
         }
+    }
+
+    /// Whether it removes keys and values because somebody asked for that. (Versions beyond the number to keep are
+    /// removed by ordinary writes, which are not to wait for the log: it holds them until it is written over.)
+    fn destroys(&self) -> bool {
+        matches!(self, Self::Commit(request, _) if matches!(request.change, Change::Purge | Change::Destroy(_)))
     }
 
     /// The secret that it locks.

@@ -226,12 +226,13 @@ impl Vault {
         failing
     }
 
-    /// Records a request that was refused before it reached the vault's other calls.
+    /// Records what became of a request that reached none of the vault's other calls: it was refused before, or it asks
+    /// for no secret.
     ///
     /// # Errors
     ///
     /// [`Fault::Unavailable`] where it cannot be recorded.
-    pub async fn record_refusal(
+    pub async fn record_request(
         &self,
         principal: Option<&Principal>,
         context: &RequestContext,

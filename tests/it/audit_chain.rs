@@ -190,7 +190,7 @@ async fn the_log_is_exported_line_by_line() {
     assert!(rows.iter().zip(wanted).all(|(row, line)| row[0] == *line["id"].as_str().unwrap()));
     assert!(text.contains("'=HYPERLINK"), "{text}");
     let exports = server.audit("&action=export_audit_log").await;
-    assert_eq!(exports.len(), 2);
+    assert_eq!(exports.len(), 2, "{exports:?}");
     root.post("/v1/audit/export", json!({"format": "xml"})).await.expect_error(400, "invalid_request").await;
     server
         .client_with_token(server.token_with("user:root", "default", &[], &[]))

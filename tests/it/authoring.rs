@@ -128,7 +128,8 @@ async fn a_dry_run_tells_all_and_leaves_no_trace() {
         let policies = root.get("/v1/policies").await.json().await.1["policies"].clone();
         let evaluations = metric(&server, "portcullis_policy_evaluations_total").await;
         let disagreements = metric(&server, "portcullis_policy_shadow_disagreements_total").await;
-        (policies, evaluations, disagreements, server.audit("").await.len())
+        let accesses = server.audit("").await.iter().filter(|event| !event["secret_path"].is_null()).count();
+        (policies, evaluations, disagreements, accesses)
     };
     let before = numbers().await;
     let (status, open) = root.post("/v1/policies/test", question("open/a")).await.json().await;
@@ -147,7 +148,8 @@ async fn a_dry_run_tells_all_and_leaves_no_trace() {
         (&closed["combined"], &closed["module"]),
         (&json!("no-payroll denied; deny overrides"), &json!("no-payroll"))
     );
-    assert_eq!(numbers().await, before, "nothing is counted and nothing recorded");
+    assert_eq!(numbers().await, before, "nothing is counted and no access recorded");
+    assert_eq!(server.audit("&action=test_policies").await.len(), 2, "that somebody tried is on record");
 
     let (_, named) = root.get("/v1/policies/test").await.json().await;
     assert_eq!(named["name"], "test");

@@ -24,6 +24,8 @@ use crate::support::{ALL_SCOPES, Client};
 pub struct Process {
     pub url: String,
     pub data_dir: PathBuf,
+    /// Where it would put what it does not keep.
+    pub temporary: PathBuf,
     child: Child,
     log: Arc<Mutex<String>>,
     token: String,
@@ -55,10 +57,14 @@ impl Process {
             lifetime: Duration::from_hours(1),
         };
         let token = token_issuer(&config, &root).unwrap().issue(&request, SystemClock.now(), "child").unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["serve", "--config"])
+        let temporary = directory.path().join("tmp");
+        fs::create_dir(&temporary).unwrap();
+        // Whoever starts it leaves all doors open: what it makes must be private all the same.
+        let mut child = Command::new("sh")
+            .args(["-c", "umask 0; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_portcullis"), "serve", "--config"])
             .arg(&file)
             .env("PORTCULLIS__LOG__FILTER", filter)
+            .env("TMPDIR", &temporary)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -77,7 +83,7 @@ impl Process {
             }
         });
         let address = announced.recv_timeout(Duration::from_mins(1)).expect("the server says where it listens");
-        Self { url: format!("http://{address}"), data_dir, child, log, token, _directory: directory }
+        Self { url: format!("http://{address}"), data_dir, temporary, child, log, token, _directory: directory }
     }
 
     /// `user:root` with all scopes.
@@ -89,6 +95,13 @@ impl Process {
     /// Everything that was logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// The lines of the log that hold one of these texts, and how many lines there are.
+    pub fn telling(&self, texts: &[&str]) -> (Vec<String>, usize) {
+        let log = self.log.lock().unwrap();
+        let holds = |line: &&str| texts.iter().any(|text| line.contains(text));
+        (log.lines().filter(holds).map(str::to_owned).collect(), log.lines().count())
     }
 
     /// Sends a signal, by its name.

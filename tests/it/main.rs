@@ -27,6 +27,7 @@ mod hostile_corpus;
 mod hostile_policies;
 mod identity;
 mod keys;
+mod known_holes;
 mod paths;
 mod postgres;
 mod raw;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The secret that spellings are spellings of.
-const SECRET: &str = "team/app/key";
+pub const SECRET: &str = "team/app/key";
 
 /// Every route with a path, and a body that it would take.
 const ROUTES: [(&str, &str, Option<&str>); 9] = [
@@ -121,7 +121,7 @@ const ODD_TEXTS: [&str; 63] = [
 ];
 
 /// Spellings that a request's target can carry, without the query and the fragment.
-fn spellings() -> BTreeSet<String> {
+pub fn spellings() -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for odd in ODD_SEGMENTS {
         for at in 0..=3 {
@@ -336,7 +336,7 @@ async fn an_odd_spelling_in_a_batch_is_an_entry_of_its_own() {
 }
 
 /// Paths that are allowed, ordinary and at the edges of the grammar.
-fn valid_paths() -> Vec<String> {
+pub fn valid_paths() -> Vec<String> {
     let edges = [
         "a",
         "_",
