@@ -1,5 +1,7 @@
 //! Puts a server together from its configuration, and runs it.
 
+mod house;
+
 use std::{
     path::PathBuf,
     sync::Arc,
@@ -14,12 +16,14 @@ use crate::{
     config::{Config, ConfigError, PolicyLoadingConfig},
     crypto::{Keyring, RootKey, RootKeyError, RootKeySource},
     domain::{Clock, Entropy, Timestamp, hex},
-    http::{ApiSettings, App, TlsError, router, serve, tls_config},
+    http::TlsError,
     policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
     store::{PostgresStore, SecretStore, SqliteStore, StoreError},
     telemetry::Metrics,
     vault::{Fault, Parts, Vault},
 };
+
+pub use house::House;
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("cannot listen on {0}: {1}")]
     Listen(std::net::SocketAddr, std::io::Error),
+    #[error("no socket for the operator can be made in the data directory: {0}")]
+    Door(std::io::Error),
     #[error("the audit log cannot be written: {}", .0.message())]
     Audit(Fault),
     #[error("the sample secrets cannot be stored: {}", .0.message())]
@@ -91,6 +97,7 @@ pub struct Server {
     metrics: Arc<Metrics>,
     watch: Watch,
     config: Config,
+    compiler: PathBuf,
 }
 
 impl Server {
@@ -124,7 +131,7 @@ impl Server {
         let own = config.auth.own_issuer.then(|| issuer.verifier());
         let authenticator = Arc::new(Authenticator::new(own, &config.auth.issuers, Arc::clone(&clock))?);
         let watch = Watch::new(config.policies.clone());
-        let policies = Arc::new(open_policies(&config, &root, compiler, clock.now()).await?);
+        let policies = Arc::new(open_policies(&config, &root, compiler.clone(), clock.now()).await?);
         let metrics = Arc::new(Metrics::default());
         let vault = Vault::new(Parts {
             store: Arc::clone(store),
@@ -138,33 +145,16 @@ impl Server {
         });
         vault.record_first_policies().await.map_err(StartError::Audit)?;
         let (vault, store) = (Arc::new(vault), Arc::clone(store));
-        Ok(Self { vault, authenticator, issuer, store, metrics, watch, config })
+        Ok(Self { vault, authenticator, issuer, store, metrics, watch, config, compiler })
     }
 
-    /// Serves until `shutdown`, then finishes what was begun and lets go of the store.
+    /// Serves until `shutdown`, see [`House::run`].
     ///
     /// # Errors
     ///
-    /// [`StartError::Tls`] where the certificate cannot be used.
+    /// As there.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        let tls = match (&self.config.tls.certificate, &self.config.tls.key) {
-            (Some(certificate), Some(key)) => Some(tls_config(certificate, key)?),
-            _ => None,
-        };
-        let settings = ApiSettings {
-            rate_limits: self.config.rate_limits.clone(),
-            metrics_need_token: self.config.server.metrics_need_token,
-        };
-        let outside: (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let warming = Arc::clone(&self.authenticator);
-        tokio::spawn(async move { warming.warm_up().await });
-        if self.config.policy_loading.watch {
-            tokio::spawn(watch(Arc::clone(&self.vault), self.watch, shutdown.clone()));
-        }
-        let app = App::new(Arc::clone(&self.vault), self.authenticator, outside, self.metrics, &settings);
-        serve(listener, tls, router(app, &settings), self.config.serve_limits(), shutdown).await;
-        self.store.close().await;
-        Ok(())
+        House::of(self).await?.run(listener, shutdown).await
     }
 }
 

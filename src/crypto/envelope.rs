@@ -10,7 +10,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::CryptoError;
+use super::{CryptoError, locked::scrub_stack};
 pub use crate::domain::Key;
 use crate::domain::{Entropy, SecretPath, Version};
 
@@ -83,6 +83,7 @@ pub fn derive(key: &[u8; 32], label: &[u8]) -> Key {
     // INVARIANT: 32 bytes are fewer than HKDF's limit of 255 blocks, so expansion cannot fail.
     let expanded = Hkdf::<Sha256>::new(None, key).expand(label, derived.as_mut_slice());
     debug_assert!(expanded.is_ok());
+    scrub_stack();
     derived
 }
 
@@ -143,6 +144,7 @@ pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) 
     let mut key = Key::default();
     let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key.as_mut_slice());
     debug_assert!(expanded.is_ok());
+    scrub_stack();
     key
 }
 
@@ -157,15 +159,17 @@ fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
 
 /// The nonce may be constant because every key is used once.
 pub fn encrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
-    Aes256Gcm::new(key.into())
-        .encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer)
-        .map_err(|_| CryptoError::Malformed)
+    let encrypted =
+        Aes256Gcm::new(key.into()).encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
+    scrub_stack();
+    encrypted.map_err(|_| CryptoError::Malformed)
 }
 
 pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
-    Aes256Gcm::new(key.into())
-        .decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer)
-        .map_err(|_| CryptoError::Unauthentic)
+    let decrypted =
+        Aes256Gcm::new(key.into()).decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
+    scrub_stack();
+    decrypted.map_err(|_| CryptoError::Unauthentic)
 }
 
 #[cfg(test)]

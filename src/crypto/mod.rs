@@ -14,6 +14,7 @@
 mod cursor;
 mod envelope;
 mod keyring;
+mod locked;
 mod program;
 mod root;
 mod sealed_file;

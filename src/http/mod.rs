@@ -7,10 +7,12 @@ mod frame;
 mod json;
 mod keys;
 mod limits;
+mod local;
 mod openapi;
 mod policies;
 mod secrets;
 mod serve;
+mod shell;
 mod system;
 mod wire;
 
@@ -23,8 +25,10 @@ use axum::{
 use prometheus_client::registry::Registry;
 
 pub use limits::Category;
+pub use local::{LocalDoor, SOCKET, SealStatus, Warden};
 pub use openapi::Document;
 pub use serve::{ServeLimits, TlsError, serve, tls_config};
+pub use shell::Shell;
 
 use crate::{
     auth::Authenticator,
@@ -34,6 +38,7 @@ use crate::{
 };
 use frame::{authenticated, gated};
 use limits::RateLimits;
+use shell::Sealer;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -48,6 +53,7 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     registry: Registry,
     rates: RateLimits,
+    sealer: Sealer,
 }
 
 impl std::ops::Deref for App {
@@ -76,6 +82,7 @@ impl App {
         (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
         metrics: Arc<Metrics>,
         settings: &ApiSettings,
+        shell: &Shell,
     ) -> Self {
         let policies = Arc::clone(vault.policies());
         let numbers = Arc::new(move || {
@@ -96,7 +103,16 @@ impl App {
         });
         let registry = metrics.registry(numbers);
         let rates = RateLimits::new(&settings.rate_limits);
-        Self(Arc::new(Shared { vault, authenticator, clock, entropy, metrics, registry, rates }))
+        Self(Arc::new(Shared {
+            vault,
+            authenticator,
+            clock,
+            entropy,
+            metrics,
+            registry,
+            rates,
+            sealer: shell.sealer(),
+        }))
     }
 }
 
@@ -152,6 +168,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/keys/rotate", turns_keys(post(keys::rotate)))
         .route("/v1/keys/rewrap", turns_keys(post(keys::rewrap)))
         .route("/v1/keys/rotate-root", turns_keys(post(keys::rotate_root)))
+        .route("/v1/seal", turns_keys(post(keys::seal)))
         .route("/v1/audit/logs", gated(&app, Scope::AuditRead, Category::AuditQuery, get(audit::logs)))
         .route("/v1/auth/whoami", authenticated(&app, Category::Auth, get(system::whoami)))
         .route("/v1/health", get(system::health))
