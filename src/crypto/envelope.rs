@@ -159,10 +159,19 @@ fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
 
 /// The nonce may be constant because every key is used once.
 pub fn encrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
+    #[cfg(test)]
+    used_keys(|keys| keys.push(*key));
     let encrypted =
         Aes256Gcm::new(key.into()).encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
     scrub_stack();
     encrypted.map_err(|_| CryptoError::Malformed)
+}
+
+/// The keys that this thread has encrypted with, for a test that watches them.
+#[cfg(test)]
+pub fn used_keys(see: impl FnOnce(&mut Vec<[u8; 32]>)) {
+    thread_local!(static KEYS: std::cell::RefCell<Vec<[u8; 32]>> = const { std::cell::RefCell::new(Vec::new()) });
+    KEYS.with_borrow_mut(see);
 }
 
 pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, KeyChangeRequest, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored,
-    migrations, tables::Tables,
+    Change, ChangeRequest, Committed, KeyChangeRequest, ListScan, Refusal, SecretStore, StoreError, StoreResult,
+    Stored, migrations, tables::Tables,
 };
 use crate::domain::{
     AuditRow, AuditScan, AuditSequence, GenerationUse, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
@@ -34,6 +34,10 @@ const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 const QUEUE: usize = 1_024;
 /// How many requests one transaction serves at most.
 const GROUP: usize = 256;
+/// How long what was destroyed may stay in the write-ahead log, where writers leave no pause.
+const ERASE_WITHIN: Duration = Duration::from_secs(1);
+/// How long after a try that readers were in the way of the next one is made.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -94,7 +98,7 @@ impl SqliteStore {
             .connect_with(options.clone().pragma("query_only", "ON"))
             .await?;
         let (writer, jobs) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(Writer { options, connection: Some(connection) }.run(jobs));
+        let task = tokio::spawn(Writer { options, connection: Some(connection), erased: None }.run(jobs));
         Ok(Self { readers, writer, task: tokio::sync::Mutex::new(Some(task)), _lock: lock })
     }
 
@@ -188,6 +192,8 @@ struct Writer {
     options: SqliteConnectOptions,
     /// None after a failure: what SQLite knows of the log is not to be trusted then, so it is opened anew.
     connection: Option<SqliteConnection>,
+    /// Since when there is something destroyed that the write-ahead log may still hold.
+    erased: Option<Instant>,
 }
 
 /// Sends an answer, once what it tells is durable.
@@ -195,7 +201,7 @@ type Reply = Box<dyn FnOnce() + Send>;
 
 impl Writer {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(first) = jobs.recv().await {
+        while let Some(first) = self.next(&mut jobs).await {
             let mut group = vec![first];
             while group.len() < GROUP
                 && let Ok(job) = jobs.try_recv()
@@ -207,6 +213,9 @@ impl Writer {
                 jobs.close();
             }
             group.retain(Job::is_awaited);
+            if group.iter().any(Job::erases) {
+                self.erased.get_or_insert_with(Instant::now);
+            }
             if !group.is_empty() {
                 self.serve(group).await;
             }
@@ -214,6 +223,38 @@ impl Writer {
         if let Some(connection) = self.connection.take() {
             connection.close().await.ok();
         }
+    }
+
+    /// The next job. Where something was destroyed, the log is emptied in the first pause, and at latest a second after.
+    async fn next(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        while let Some(since) = self.erased {
+            if (jobs.is_empty() || since.elapsed() > ERASE_WITHIN) && self.empty_log().await {
+                break;
+            }
+            match tokio::time::timeout(TRY_AGAIN, jobs.recv()).await {
+                Ok(job) => return job,
+                Err(_elapsed) => (),
+            }
+        }
+        jobs.recv().await
+    }
+
+    /// Moves the log into the database, where what was destroyed is overwritten, and cuts it off. Readers may be in the
+    /// way: they are not waited for.
+    async fn empty_log(&mut self) -> bool {
+        const SQL: &str = "PRAGMA busy_timeout = 10; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA busy_timeout = 2000";
+        let Some(connection) = &mut self.connection else { return false };
+        let busy = match sqlx::raw_sql(SQL).fetch_all(connection).await {
+            Ok(rows) => rows.iter().find(|row| row.len() == 3).is_none_or(|row| row.try_get(0).unwrap_or(1_i64) != 0),
+            Err(error) => {
+                tracing::warn!(%error, "the write-ahead log cannot be emptied yet");
+                true
+            }
+        };
+        if !busy {
+            self.erased = None;
+        }
+        !busy
     }
 
     /// Serves a group in one transaction, and answers everyone after it is durable. Who gets no answer hears of the
@@ -247,6 +288,11 @@ impl Writer {
 }
 
 impl Job {
+    /// Whether it takes something away for good.
+    fn erases(&self) -> bool {
+        matches!(self, Self::Commit(request, _) if matches!(request.change, Change::Purge | Change::Destroy(_)))
+    }
+
     /// Whether somebody still waits for it. What was given up is not begun: its caller was told that it failed.
     fn is_awaited(&self) -> bool {
         match self {

@@ -25,6 +25,7 @@ mod guests;
 mod hostile_corpus;
 mod hostile_policies;
 mod identity;
+mod key_kills;
 mod keys;
 mod memory;
 mod paths;
