@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    Change, ChangeRequest, Committed, KeyChangeRequest, ListScan, Refusal, SecretStore, StoreError, StoreResult,
-    Stored, migrations, tables::Tables,
+    Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, ListScan, Refusal, SecretStore, StoreError,
+    StoreResult, Stored, migrations, tables::Tables,
 };
 use crate::domain::{
     AuditRow, AuditScan, AuditSequence, GenerationUse, Head, SecretPath, StoredAuditRow, TenantId, Timestamp, Version,
@@ -290,7 +290,13 @@ impl Writer {
 impl Job {
     /// Whether it takes something away for good.
     fn erases(&self) -> bool {
-        matches!(self, Self::Commit(request, _) if matches!(request.change, Change::Purge | Change::Destroy(_)))
+        match self {
+            Self::Commit(request, _) => matches!(request.change, Change::Purge | Change::Destroy(_)),
+            Self::ChangeKeys(request, _) => {
+                matches!(request.change, KeyChange::DropUnused(_) | KeyChange::ReplaceRoot { .. })
+            }
+            _ => false,
+        }
     }
 
     /// Whether somebody still waits for it. What was given up is not begun: its caller was told that it failed.
