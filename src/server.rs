@@ -1,5 +1,6 @@
 //! Puts a server together from its configuration, and runs it.
 
+mod house;
 mod second_place;
 
 use std::{
@@ -17,12 +18,14 @@ use crate::{
     config::{Config, ConfigError, PolicyLoadingConfig},
     crypto::{CryptoError, Keyring, RootKey, RootKeyError, RootKeySource},
     domain::{Clock, Entropy, Receipt, Timestamp, hex},
-    http::{ApiSettings, App, TlsError, router, serve, tls_config},
+    http::TlsError,
     policy::{Bounds, Compiler, Policies, PolicyError, Sources, Trigger, Watch},
     store::{PostgresStore, SecretStore, SqliteStore, StoreError},
     telemetry::Metrics,
     vault::{Fault, Parts, Vault},
 };
+
+pub use house::House;
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,8 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("cannot listen on {0}: {1}")]
     Listen(std::net::SocketAddr, std::io::Error),
+    #[error("no socket for the operator can be made in the data directory: {0}")]
+    Door(std::io::Error),
     #[error("the audit log cannot be written: {}", .0.message())]
     Audit(Fault),
     #[error("the audit log is not what this vault wrote; was an old database put back? {} (to go on all the same, and have \
@@ -104,6 +109,7 @@ pub struct Server {
     watch: Watch,
     checkpoints: Checkpoints,
     config: Config,
+    compiler: PathBuf,
 }
 
 impl Server {
@@ -137,7 +143,7 @@ impl Server {
         let own = config.auth.own_issuer.then(|| issuer.verifier());
         let authenticator = Arc::new(Authenticator::new(own, &config.auth.issuers, Arc::clone(&clock))?);
         let watch = Watch::new(config.policies.clone());
-        let policies = Arc::new(open_policies(&config, &root, compiler, clock.now()).await?);
+        let policies = Arc::new(open_policies(&config, &root, compiler.clone(), clock.now()).await?);
         let metrics = Arc::new(Metrics::default());
         let keyring = Keyring::new(root, Arc::clone(&entropy));
         let audit_keys = Arc::new(audit_keys(&**store, &keyring).await?);
@@ -155,41 +161,16 @@ impl Server {
         });
         record_start(&vault, &lost).await.map_err(StartError::Audit)?;
         let (vault, store) = (Arc::new(vault), Arc::clone(store));
-        Ok(Self { vault, authenticator, issuer, store, metrics, watch, checkpoints, config })
+        Ok(Self { vault, authenticator, issuer, store, metrics, watch, checkpoints, config, compiler })
     }
 
-    /// Serves until `shutdown`, then finishes what was begun and lets go of the store.
+    /// Serves until `shutdown`, see [`House::run`].
     ///
     /// # Errors
     ///
-    /// [`StartError::Tls`] where the certificate cannot be used.
+    /// As there.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), StartError> {
-        let tls = match (&self.config.tls.certificate, &self.config.tls.key) {
-            (Some(certificate), Some(key)) => Some(tls_config(certificate, key)?),
-            _ => None,
-        };
-        let settings = ApiSettings {
-            rate_limits: self.config.rate_limits.clone(),
-            metrics_need_token: self.config.server.metrics_need_token,
-        };
-        let outside: (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let warming = Arc::clone(&self.authenticator);
-        tokio::spawn(async move { warming.warm_up().await });
-        if self.config.policy_loading.watch {
-            tokio::spawn(watch(Arc::clone(&self.vault), self.watch, shutdown.clone()));
-        }
-        let file = CheckpointFile::new(self.config.checkpoint_file());
-        let (checkpoints, metrics) = (self.checkpoints.clone(), Arc::clone(&self.metrics));
-        tokio::spawn(second_place::keep(file.clone(), checkpoints, Arc::clone(&metrics), shutdown.clone()));
-        if let Some(keep_for) = self.config.audit.keep_for {
-            tokio::spawn(remove_old_events(Arc::clone(&self.vault), keep_for.0, shutdown.clone()));
-        }
-        let app = App::new(Arc::clone(&self.vault), self.authenticator, outside, self.metrics, &settings);
-        serve(listener, tls, router(app, &settings), self.config.serve_limits(), shutdown).await;
-        self.store.close().await;
-        let last = self.checkpoints.borrow().clone();
-        second_place::write_down(&file, last, &metrics).await;
-        Ok(())
+        House::of(self).await?.run(listener, shutdown).await
     }
 }
 

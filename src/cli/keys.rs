@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     client::{Answer, Client, ConnectionArgs, Exit, Failure},
+    key_files::{SealFileArgs, SplitArgs},
     output::columns,
 };
 
@@ -42,6 +43,10 @@ enum Command {
     Rewrap(RewrapArgs),
     /// Wrap all keys under the root key that the server finds at the place of [`root_key.next`]
     RotateRoot,
+    /// Write the root key to a new file that a passphrase opens; no server is asked
+    SealFile(SealFileArgs),
+    /// Print the root key as shares, of which some make it; no server is asked
+    Split(SplitArgs),
 }
 
 #[derive(clap::Args)]
@@ -113,6 +118,11 @@ struct RotatedRoot {
 
 /// Runs one command: its result goes to standard output, a failure to standard error as one line.
 pub async fn run(args: KeysArgs) -> u8 {
+    match args.command {
+        Command::SealFile(args) => return super::report(args.run()),
+        Command::Split(args) => return super::report(args.run()),
+        _ => (),
+    }
     match execute(args).await {
         Ok(text) => {
             print!("{}", *text);
@@ -135,7 +145,7 @@ async fn execute(args: KeysArgs) -> Result<Zeroizing<String>, Failure> {
             client.send(Method::POST, "/v1/keys/rewrap", Some(body)).await?;
             watch(&client).await?
         }
-        Command::RotateRoot => client.send(Method::POST, "/v1/keys/rotate-root", None).await?,
+        _ => client.send(Method::POST, "/v1/keys/rotate-root", None).await?,
     };
     if args.json {
         return Ok(Zeroizing::new(format!("{}\n", *answer.body)));
@@ -144,7 +154,7 @@ async fn execute(args: KeysArgs) -> Result<Zeroizing<String>, Failure> {
         Command::Status => Ok(status(&answer.parse()?)),
         Command::Rotate(_) => Ok(rotated(&answer.parse()?)),
         Command::Rewrap(_) => rewrapped(&answer.parse()?),
-        Command::RotateRoot => {
+        _ => {
             let RotatedRoot { fingerprint, next_step } = answer.parse()?;
             Ok(Zeroizing::new(format!("the root key is now {fingerprint}\nnext: {next_step}\n")))
         }

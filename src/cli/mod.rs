@@ -3,10 +3,12 @@
 mod audit;
 mod client;
 mod config;
+mod key_files;
 mod keys;
 mod output;
 mod policy;
 mod samples;
+mod seal;
 mod secret;
 mod serve;
 mod token;
@@ -39,6 +41,12 @@ enum Command {
     Audit(audit::AuditArgs),
     /// Turn the keys of a running server, and make key files.
     Keys(keys::KeysArgs),
+    /// Make a running server forget all keys.
+    Seal(seal::SealArgs),
+    /// Open a sealed server, on its own machine.
+    Unseal(seal::DoorArgs),
+    /// Tell whether a server is sealed, on its own machine.
+    SealStatus(seal::DoorArgs),
     /// Try, check and build policies.
     Policy(policy::PolicyArgs),
 }
@@ -69,6 +77,9 @@ impl Cli {
             Command::Secret(args) => secret::run(args).await,
             Command::Audit(args) => report(audit::run(args).await),
             Command::Keys(args) => keys::run(args).await,
+            Command::Seal(args) => seal::seal(args).await,
+            Command::Unseal(args) => report(seal::unseal(args).await),
+            Command::SealStatus(args) => report(seal::status(args).await),
             Command::Policy(args) => report(policy::run(args)),
         }
     }

@@ -12,9 +12,8 @@ use crate::{
     config::{Config, LogFormat},
     crypto::{RootKey, RootKeySource},
     policy::{THIS_PROGRAM, Trigger},
-    server::{Server, StartError, SystemEntropy},
+    server::{House, Server, StartError, SystemEntropy},
     telemetry::start_log,
-    vault::Vault,
 };
 
 /// How to run the server.
@@ -52,17 +51,25 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     // From here on a hangup stops nothing; what comes before the policies are there is done then.
     let hangup = unix::signal(unix::SignalKind::hangup())?;
     let root = root_key(&config, args.dev)?;
+    // The socket for the operator is there too.
+    make_private(&config.store.data_dir);
     let listener = listen(config.listen).await?;
     let address = listener.local_addr()?;
-    let server = Server::open(config.clone(), root, THIS_PROGRAM.into()).await?;
-    if args.dev {
-        samples::welcome(&server, &config, address).await?;
-    }
+    let house = match root {
+        Some(root) => {
+            let server = Server::open(config.clone(), root, THIS_PROGRAM.into()).await?;
+            if args.dev {
+                samples::welcome(&server, &config, address).await?;
+            }
+            House::of(server).await?
+        }
+        None => House::sealed(config.clone(), THIS_PROGRAM.into())?,
+    };
     tracing::info!(%address, "listening");
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_on_signal(shutdown.clone()));
-    tokio::spawn(reload_on_signal(hangup, Arc::clone(&server.vault)));
-    server.run(listener, shutdown).await?;
+    tokio::spawn(reload_on_signal(hangup, Arc::clone(&house)));
+    house.run(listener, shutdown).await?;
     tracing::info!("stopped");
     Ok(0)
 }
@@ -76,7 +83,8 @@ fn keep_memory_private() {
     }
 }
 
-fn root_key(config: &Config, dev: bool) -> Result<RootKey, StartError> {
+/// The root key; none where people have to bring it.
+fn root_key(config: &Config, dev: bool) -> Result<Option<RootKey>, StartError> {
     match (config.root_key_source()?, dev) {
         (RootKeySource::File(path), true) => {
             if let Some(directory) = path.parent() {
@@ -86,12 +94,16 @@ fn root_key(config: &Config, dev: bool) -> Result<RootKey, StartError> {
             if made {
                 tracing::warn!(path = %path.display(), "made a root key: whoever has it and the database has the secrets");
             }
-            Ok(key)
+            Ok(Some(key))
+        }
+        (RootKeySource::Shares(wanted), _) => {
+            tracing::warn!(wanted, "sealed: bring shares of the root key with `portcullis unseal`");
+            Ok(None)
         }
         // After a rotation, the operator may have taken the old one away before making the new one the configured one.
-        (source, _) => match (RootKey::load(&source), config.next_root_key_source()?) {
-            (Err(error), Some(next)) => Ok(RootKey::load(&next).map_err(|_| error)?),
-            (key, _) => Ok(key?),
+        (source, _) => match (RootKey::load_or_ask(&source), config.next_root_key_source()?) {
+            (Err(error), Some(next)) => Ok(Some(RootKey::load_or_ask(&next).map_err(|_| error)?)),
+            (key, _) => Ok(Some(key?)),
         },
     }
 }
@@ -117,8 +129,8 @@ async fn stop_on_signal(shutdown: CancellationToken) {
 }
 
 /// `SIGHUP` takes the policy directory as it is. What comes of it is told by the vault.
-async fn reload_on_signal(mut hangup: unix::Signal, vault: Arc<Vault>) {
+async fn reload_on_signal(mut hangup: unix::Signal, house: Arc<House>) {
     while hangup.recv().await.is_some() {
-        vault.reload_policies(Trigger::Signal, None).await.ok();
+        house.reload_policies(Trigger::Signal).await;
     }
 }

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
-use super::envelope::{Key, SALT, decrypt, encrypt, single_use_key};
+use super::{
+    envelope::{Key, SALT, decrypt, encrypt, single_use_key},
+    locked::LockedKey,
+};
 use crate::domain::Entropy;
 
 /// Seals and opens cursors.
 pub struct CursorBox {
-    key: Key,
+    key: LockedKey,
     entropy: Arc<dyn Entropy>,
 }
 
 impl CursorBox {
     pub(super) fn new(key: Key, entropy: Arc<dyn Entropy>) -> Self {
-        Self { key, entropy }
+        Self { key: key.into(), entropy }
     }
 
     /// A cursor that opens for the same question alone; `question` names who asks what.

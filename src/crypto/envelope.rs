@@ -10,7 +10,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::CryptoError;
+use super::{CryptoError, locked::scrub_stack};
 pub use crate::domain::Key;
 use crate::domain::{Entropy, MAX_VALUE_BYTES, SecretPath, Version};
 
@@ -85,6 +85,7 @@ pub fn derive(key: &[u8; 32], label: &[u8]) -> Key {
     // INVARIANT: 32 bytes are fewer than HKDF's limit of 255 blocks, so expansion cannot fail.
     let expanded = Hkdf::<Sha256>::new(None, key).expand(label, derived.as_mut_slice());
     debug_assert!(expanded.is_ok());
+    scrub_stack();
     derived
 }
 
@@ -151,6 +152,7 @@ pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) 
     let mut key = Key::default();
     let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key.as_mut_slice());
     debug_assert!(expanded.is_ok());
+    scrub_stack();
     key
 }
 
@@ -165,15 +167,26 @@ fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
 
 /// The nonce may be constant because every key is used once.
 pub fn encrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
-    Aes256Gcm::new(key.into())
-        .encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer)
-        .map_err(|_| CryptoError::Malformed)
+    #[cfg(test)]
+    used_keys(|keys| keys.push(*key));
+    let encrypted =
+        Aes256Gcm::new(key.into()).encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
+    scrub_stack();
+    encrypted.map_err(|_| CryptoError::Malformed)
+}
+
+/// The keys that this thread has encrypted with, for a test that watches them.
+#[cfg(test)]
+pub fn used_keys(see: impl FnOnce(&mut Vec<[u8; 32]>)) {
+    thread_local!(static KEYS: std::cell::RefCell<Vec<[u8; 32]>> = const { std::cell::RefCell::new(Vec::new()) });
+    KEYS.with_borrow_mut(see);
 }
 
 pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
-    Aes256Gcm::new(key.into())
-        .decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer)
-        .map_err(|_| CryptoError::Unauthentic)
+    let decrypted =
+        Aes256Gcm::new(key.into()).decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
+    scrub_stack();
+    decrypted.map_err(|_| CryptoError::Unauthentic)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use super::{
     CryptoError, RootKey,
     envelope::{Key, Place, Purpose, fresh_key, open, seal, unwrap, wrap},
+    locked::LockedKey,
 };
 use crate::domain::{
     Entropy, KeyStock, SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedDataKey, WrappedKey,
@@ -23,7 +24,7 @@ pub struct Keyring {
 }
 
 struct TenantKeys {
-    by_generation: HashMap<u32, Arc<Key>>,
+    by_generation: HashMap<u32, Arc<LockedKey>>,
     newest: u32,
 }
 
@@ -84,7 +85,7 @@ impl Keyring {
                 return Ok((key.generation, Arc::clone(known)));
             }
             let data = tenant_key_data(tenant, key.generation);
-            Ok((key.generation, Arc::new(unwrap(root.bytes(), &key.wrapped, &data)?)))
+            Ok((key.generation, Arc::new(unwrap(root.bytes(), &key.wrapped, &data)?.into())))
         };
         let by_generation = keys.iter().map(unwrap_one).collect::<Result<_, CryptoError>>()?;
         let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
@@ -199,7 +200,7 @@ impl Keyring {
 }
 
 impl TenantKeys {
-    fn of(&self, generation: u32) -> Result<&Key, CryptoError> {
+    fn of(&self, generation: u32) -> Result<&LockedKey, CryptoError> {
         self.by_generation.get(&generation).map(|key| &**key).ok_or(CryptoError::UnknownKey)
     }
 }

@@ -11,9 +11,12 @@
 //! Every AES-GCM key here encrypts once, so no nonce can repeat: data keys are fresh, wrapping keys are derived with a
 //! fresh 256-bit salt.
 
+#[cfg(test)]
+mod campaign_tests;
 mod cursor;
 mod envelope;
 mod keyring;
+mod locked;
 mod program;
 mod root;
 mod sealed_file;

@@ -8,12 +8,13 @@ use zeroize::Zeroizing;
 use super::{
     CursorBox,
     envelope::{Key, derive, fresh_key},
+    locked::LockedKey,
     source::{Attended, RootKeyError, RootKeySource},
 };
 use crate::domain::Entropy;
 
 /// The key that all others hang from. Wiped when dropped; tells nothing.
-pub struct RootKey(Key);
+pub struct RootKey(LockedKey);
 
 impl fmt::Debug for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,25 +54,25 @@ impl RootKey {
         let key = fresh_key(entropy);
         let text = Zeroizing::new(BASE64_STANDARD.encode(key.as_slice()) + "\n");
         private_file(path, text.as_bytes()).map_err(|error| RootKeyError::Unreadable(source, error.to_string()))?;
-        Ok((Self(key), true))
+        Ok((Self::from(key), true))
     }
 
     /// A fresh key.
     #[must_use]
     pub fn fresh(entropy: &dyn Entropy) -> Self {
-        Self(fresh_key(entropy))
+        Self::from(fresh_key(entropy))
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut key = Key::default();
         if bytes.len() == key.len() {
             key.copy_from_slice(bytes);
-            return Some(Self(key));
+            return Some(Self::from(key));
         }
         let decoded = Zeroizing::new(BASE64_STANDARD.decode(bytes.trim_ascii()).ok()?);
         (decoded.len() == key.len()).then(|| {
             key.copy_from_slice(&decoded);
-            Self(key)
+            Self::from(key)
         })
     }
 
@@ -113,7 +114,7 @@ impl RootKey {
 
 impl From<Key> for RootKey {
     fn from(key: Key) -> Self {
-        Self(key)
+        Self(key.into())
     }
 }
 

@@ -80,6 +80,15 @@ impl RootKeySource {
 }
 
 impl PassphraseSource {
+    /// The passphrase, without asking anybody for it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read there.
+    pub fn passphrase(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        self.read(Attended::No)
+    }
+
     /// The passphrase, without the line end that editors and shells put after it.
     fn read(&self, attended: Attended) -> io::Result<Zeroizing<Vec<u8>>> {
         let mut passphrase = match (self, attended) {

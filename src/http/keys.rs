@@ -192,6 +192,15 @@ pub async fn rotate_root(State(app): State<App>, caller: Caller, _: NoQuery) -> 
     Ok(reply(&RotatedRootBody { fingerprint, next_step }))
 }
 
+/// Seals the server: it forgets every key, and answers 503 until an operator unseals it on its own machine.
+#[utoipa::path(post, path = "/v1/seal", tag = "keys", operation_id = "seal",
+    responses((status = 200), (status = "4XX", body = ErrorEnvelope), (status = "5XX", body = ErrorEnvelope)))]
+pub async fn seal(State(app): State<App>, caller: Caller, _: NoQuery) -> Result<Response, ApiError> {
+    app.vault.record_sealing(&caller.vault).await?;
+    app.sealer.seal();
+    Ok(reply(&serde_json::json!({ "sealed": true })))
+}
+
 fn whose(caller: &Caller, tenant: Option<String>, all: bool) -> Result<WhoseKeys, ApiError> {
     match (tenant, all) {
         (Some(_), true) => Err(ApiError::invalid("`tenant` and `all` exclude one another")),

@@ -8,10 +8,12 @@ mod frame;
 mod json;
 mod keys;
 mod limits;
+mod local;
 mod openapi;
 mod policies;
 mod secrets;
 mod serve;
+mod shell;
 mod system;
 mod wire;
 
@@ -24,8 +26,10 @@ use axum::{
 use prometheus_client::registry::Registry;
 
 pub use limits::Category;
+pub use local::{LocalDoor, SOCKET, SealStatus, Warden};
 pub use openapi::Document;
 pub use serve::{ServeLimits, TlsError, serve, tls_config};
+pub use shell::Shell;
 
 use crate::{
     auth::Authenticator,
@@ -35,6 +39,7 @@ use crate::{
 };
 use frame::{gated, observed};
 use limits::RateLimits;
+use shell::Sealer;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -49,6 +54,7 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     registry: Registry,
     rates: RateLimits,
+    sealer: Sealer,
 }
 
 impl std::ops::Deref for App {
@@ -77,6 +83,7 @@ impl App {
         (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
         metrics: Arc<Metrics>,
         settings: &ApiSettings,
+        shell: &Shell,
     ) -> Self {
         let policies = Arc::clone(vault.policies());
         let numbers = Arc::new(move || {
@@ -97,7 +104,16 @@ impl App {
         });
         let registry = metrics.registry(numbers);
         let rates = RateLimits::new(&settings.rate_limits);
-        Self(Arc::new(Shared { vault, authenticator, clock, entropy, metrics, registry, rates }))
+        Self(Arc::new(Shared {
+            vault,
+            authenticator,
+            clock,
+            entropy,
+            metrics,
+            registry,
+            rates,
+            sealer: shell.sealer(),
+        }))
     }
 }
 
@@ -155,6 +171,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/keys/rotate", turns_keys(post(keys::rotate)))
         .route("/v1/keys/rewrap", turns_keys(post(keys::rewrap)))
         .route("/v1/keys/rotate-root", turns_keys(post(keys::rotate_root)))
+        .route("/v1/seal", turns_keys(post(keys::seal)))
         .route("/v1/audit/logs", audit_log)
         .route("/v1/audit/export", gated(&app, Scope::AuditExport, Category::AuditExport, post(export::export)))
         .route("/v1/auth/whoami", observed(&app, None, Category::Auth, "whoami", get(system::whoami)))

@@ -22,8 +22,8 @@ use super::{audit, batch, export, keys, policies, secrets, system};
         secrets::read, secrets::put, secrets::delete, secrets::list, secrets::restore, secrets::metadata,
         secrets::patch_metadata, secrets::versions, secrets::rollback, secrets::destroy, batch::read, batch::metadata,
         audit::logs, export::export, system::whoami, policies::list, policies::describe_one, policies::status,
-        policies::reload, policies::test, keys::status, keys::rotate, keys::rewrap, keys::rotate_root, system::health,
-        system::ready,
+        policies::reload, policies::test, keys::status, keys::rotate, keys::rewrap, keys::rotate_root, keys::seal,
+        system::health, system::ready,
         system::version, system::metrics, document
     ),
     modifiers(&Bearer),

@@ -1,13 +1,14 @@
 //! Checkpoints in a second place: held against the database at the start, kept up to date while the server runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::Checkpoints;
 use crate::{
     audit::{AuditKeys, CheckpointFile, Evidence, Note, NoteKind, Problem},
-    domain::{AuditPlace, ChainHead, Receipt},
+    domain::{AuditPlace, ChainHead},
     store::{SecretStore, StoreResult},
     telemetry::Metrics,
 };
@@ -53,32 +54,39 @@ pub async fn lost_rows(store: &dyn SecretStore, keys: &AuditKeys, evidence: &[Ev
     Ok(problems)
 }
 
-/// Writes checkpoints down as they become durable, until the server stops.
-pub async fn keep(
+/// Where checkpoints are written down, and where they come from.
+#[derive(Clone)]
+pub struct SecondPlace {
     file: CheckpointFile,
-    mut checkpoints: watch::Receiver<Option<Receipt>>,
+    checkpoints: Checkpoints,
     metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-) {
-    while let Some(Ok(())) = shutdown.run_until_cancelled(checkpoints.changed()).await {
-        let newest = checkpoints.borrow_and_update().clone();
-        write_down(&file, newest, &metrics).await;
-        shutdown.run_until_cancelled(sleep(EVERY)).await;
-    }
 }
 
-/// Writes one checkpoint down. A second place that cannot be written stops nothing: the log itself is whole without it.
-pub async fn write_down(file: &CheckpointFile, checkpoint: Option<Receipt>, metrics: &Metrics) {
-    let Some(checkpoint) = checkpoint else { return };
-    let (path, file) = (file.path().to_owned(), file.clone());
-    let written = spawn_blocking(move || file.append(&checkpoint)).await;
-    let failure = match written {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(error) => Some(error.to_string()),
-    };
-    if let Some(error) = &failure {
-        tracing::error!(path = %path.display(), error, "ALARM: checkpoints of the audit log cannot be written down");
+impl SecondPlace {
+    /// The second place for these checkpoints.
+    pub fn new(path: PathBuf, checkpoints: Checkpoints, metrics: Arc<Metrics>) -> Self {
+        Self { file: CheckpointFile::new(path), checkpoints, metrics }
     }
-    metrics.checkpoint_kept(failure.is_none());
+
+    /// Writes checkpoints down as they become durable, until the server stops.
+    pub async fn keep(mut self, stop: CancellationToken) {
+        while let Some(Ok(())) = stop.run_until_cancelled(self.checkpoints.changed()).await {
+            self.checkpoints.mark_unchanged();
+            self.write_down().await;
+            stop.run_until_cancelled(sleep(EVERY)).await;
+        }
+    }
+
+    /// Writes the newest checkpoint down. A second place that cannot be written stops nothing: the log itself is whole
+    /// without it.
+    pub async fn write_down(&self) {
+        let Some(newest) = self.checkpoints.borrow().clone() else { return };
+        let file = self.file.clone();
+        let written = spawn_blocking(move || file.append(&newest)).await.unwrap_or_else(|error| Err(error.into()));
+        if let Err(error) = &written {
+            let path = self.file.path().display();
+            tracing::error!(%path, %error, "ALARM: checkpoints of the audit log cannot be written down");
+        }
+        self.metrics.checkpoint_kept(written.is_ok());
+    }
 }

@@ -262,7 +262,7 @@ driver!(Postgres, PgConnection, PgRow, {
 /// How long SQLite waits for a lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the writer waits for readers before it empties the write-ahead log.
-const FORGET_TIMEOUT: Duration = Duration::from_millis(100);
+const FORGET_TIMEOUT: Duration = Duration::from_millis(20);
 /// How many servers may share a PostgreSQL database.
 const MOST_CHAINS: u32 = 1_000;
 /// The space of the locks on chains: the ASCII of `chai`.

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Change, ChangeRequest, Committed, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
+    Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
     sql::{Backend, OptionsOf},
     tables::Tables,
 };
@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CHECKPOINT_EVENTS: u64 = 1_000;
 /// After so long, if there was an event.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+
+/// How soon what a reader kept from being forgotten is tried again.
+const FORGET_AGAIN: Duration = Duration::from_millis(50);
 
 /// Where the answer to a job goes.
 pub type Answer<T> = oneshot::Sender<StoreResult<T>>;
@@ -117,7 +120,7 @@ type Reply = Box<dyn FnOnce(&Receipt) + Send>;
 
 impl<B: Backend> Writer<B> {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        while let Some(first) = next(self.checkpoint_due(), &mut jobs).await {
+        while let Some(first) = next(self.wakes(), &mut jobs).await {
             let mut group = Vec::from_iter(first);
             while group.len() < GROUP
                 && let Ok(job) = jobs.try_recv()
@@ -131,6 +134,8 @@ impl<B: Backend> Writer<B> {
             group.retain(Job::is_awaited);
             if !group.is_empty() || self.log().is_some_and(Log::is_due) {
                 self.serve(group).await;
+            } else if let Some(line) = &mut self.line {
+                line.forget(false).await;
             }
         }
         if let Some(log) =
@@ -145,10 +150,13 @@ impl<B: Backend> Writer<B> {
         }
     }
 
-    /// When a checkpoint is made, whether or not there is more to write.
-    fn checkpoint_due(&self) -> Option<Instant> {
-        let log = self.log().filter(|log| log.events_since_checkpoint > 0)?;
-        Some(log.checkpoint_at + CHECKPOINT_AFTER)
+    /// When there is something to do, whether or not anybody asks: a checkpoint, or what a reader kept from being
+    /// forgotten.
+    fn wakes(&self) -> Option<Instant> {
+        let log = self.log().filter(|log| log.events_since_checkpoint > 0);
+        let checkpoint = log.map(|log| log.checkpoint_at + CHECKPOINT_AFTER);
+        let forget = self.line.as_ref().filter(|line| line.remembers).map(|_| Instant::now() + FORGET_AGAIN);
+        checkpoint.into_iter().chain(forget).min()
     }
 
     fn log(&self) -> Option<&Log> {
@@ -260,9 +268,9 @@ impl<B: Backend> Writer<B> {
     }
 }
 
-/// The next job; no job where it is time for a checkpoint; `None` at the end.
-async fn next(checkpoint_due: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -> Option<Option<Job>> {
-    match checkpoint_due {
+/// The next job; no job where it is time for something else; `None` at the end.
+async fn next(wakes: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -> Option<Option<Job>> {
+    match wakes {
         Some(due) => timeout_at(due, jobs.recv()).await.map_or(Some(None), |job| job.map(Some)),
         None => jobs.recv().await.map(Some),
     }
@@ -339,7 +347,13 @@ impl Job {
     /// Whether it removes keys and values because somebody asked for that. (Versions beyond the number to keep are
     /// removed by ordinary writes, which are not to wait for the log: it holds them until it is written over.)
     fn destroys(&self) -> bool {
-        matches!(self, Self::Commit(request, _) if matches!(request.change, Change::Purge | Change::Destroy(_)))
+        match self {
+            Self::Commit(request, _) => matches!(request.change, Change::Purge | Change::Destroy(_)),
+            Self::ChangeKeys(request, _) => {
+                matches!(request.change, KeyChange::DropUnused(_) | KeyChange::ReplaceRoot { .. })
+            }
+            _ => false,
+        }
     }
 
     /// The secret that it locks.

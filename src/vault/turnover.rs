@@ -191,6 +191,25 @@ impl Vault {
         Ok(hex(&to))
     }
 
+    /// Puts on record that the server is about to be sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Keys`] where the caller may not ask for it; [`Fault::Unavailable`] where it cannot be recorded.
+    pub async fn record_sealing(&self, caller: &Caller) -> Result<(), Fault> {
+        may_turn(caller, &WhoseKeys::All)?;
+        self.append(&caller.context, self.key_event(Some(caller), &caller.context, "seal", json!({}))).await
+    }
+
+    /// Puts on record that the server was unsealed, before it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Unavailable`] where it cannot be recorded.
+    pub async fn record_unsealing(&self) -> Result<(), Fault> {
+        self.record_own("unseal", json!({})).await
+    }
+
     async fn next_root(&self) -> Result<RootKey, Fault> {
         let refused = |problem: String| Fault::Keys(KeyRefusal::NoNextRoot(problem));
         let source = self.turnover.next.clone().ok_or_else(|| refused("[root_key.next] names no place".to_owned()))?;

@@ -445,8 +445,8 @@ async fn a_stop_under_load_keeps_what_was_acknowledged() {
 }
 
 /// A running program. Killed when it is dropped, or when this process is.
-struct Running {
-    child: Child,
+pub struct Running {
+    pub child: Child,
     guard: Child,
 }
 
@@ -459,24 +459,24 @@ impl Drop for Running {
 }
 
 /// The program itself, in a directory that outlives it.
-struct Process {
-    server: TestServer,
+pub struct Process {
+    pub server: TestServer,
     port: u16,
 }
 
 impl Process {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         // Makes the root key, the policies and the configuration.
         let mut server = TestServer::new().await;
         server.stop().await;
         Self { server, port: free_port() }
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.server.data_dir.clone()
     }
 
-    async fn start(&self) -> Running {
+    pub async fn start(&self) -> Running {
         let config = self.server.scratch().join("portcullis.toml");
         let address = format!("127.0.0.1:{}", self.port);
         // A file that may not grow is an error like another, not the end of the process.
@@ -499,7 +499,7 @@ impl Process {
         running
     }
 
-    fn client(&self, subject: &str) -> Client {
+    pub fn client(&self, subject: &str) -> Client {
         let url = format!("http://127.0.0.1:{}", self.port);
         Client { url, ..self.server.client(subject) }
     }

@@ -328,3 +328,97 @@ async fn a_new_root_key_wraps_everything_and_opens_it_after_a_restart() {
     let refused = server.try_restart().await.unwrap_err().to_string();
     assert!(refused.contains(old.as_str().unwrap()) && refused.contains("not this vault's"), "{refused}");
 }
+
+/// Key and ciphertext of a version, from the database.
+async fn sealed(server: &TestServer, path: &str) -> [Vec<u8>; 2] {
+    use sqlx::Row;
+    let mut database = crate::faults::raw(&server.data_dir).await;
+    let sql = "SELECT wrapped_key, ciphertext FROM versions WHERE path = $1";
+    let row = sqlx::query(sql).bind(path).fetch_one(&mut database).await.unwrap();
+    [row.get(0), row.get(1)]
+}
+
+/// In which of the database's files some bytes are.
+fn files_with(server: &TestServer, bytes: &[u8]) -> Vec<&'static str> {
+    let holds = |name: &&str| {
+        let content = std::fs::read(server.data_dir.join(name)).unwrap_or_default();
+        memchr::memmem::find(&content, bytes).is_some()
+    };
+    ["portcullis.db", "portcullis.db-wal", "portcullis.db-shm"].into_iter().filter(holds).collect()
+}
+
+#[tokio::test]
+async fn what_is_destroyed_is_in_no_file() {
+    let server = TestServer::new().await;
+    let root = server.root();
+    for (path, size) in [("small", 10), ("large", 30_000), ("purged", 10_000), ("kept", 10)] {
+        root.store(path, json!({"k": "x".repeat(size)})).await;
+    }
+    let mut gone = Vec::new();
+    for path in ["small", "large", "purged"] {
+        gone.extend(sealed(&server, path).await);
+    }
+    let kept = sealed(&server, "kept").await;
+    for part in gone.iter().chain(&kept) {
+        let pieces = part.chunks(512).map(|piece| files_with(&server, &piece[..piece.len().min(48)]));
+        assert!(pieces.into_iter().all(|files| !files.is_empty()), "a search that finds nothing shows nothing");
+    }
+    for path in ["small", "large"] {
+        assert_eq!(root.post(&format!("/v1/destroy/{path}"), json!({"versions": [1]})).await.status(), 200);
+    }
+    assert_eq!(root.delete("/v1/secrets/purged?permanent=true").await.status(), 204);
+    let started = Instant::now();
+    loop {
+        let pieces = gone.iter().flat_map(|part| part.chunks(512)).filter(|piece| piece.len() >= 16);
+        let left: Vec<_> = pieces.flat_map(|piece| files_with(&server, &piece[..piece.len().min(48)])).collect();
+        if left.is_empty() {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(3), "{left:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("gone from all files after {:?}", started.elapsed());
+    assert_eq!(files_with(&server, &kept[1]), ["portcullis.db"]);
+}
+
+/// The program against this server: its exit code, what it printed, what it complained of.
+async fn portcullis(server: &TestServer, token: &str, words: &'static [&'static str]) -> (i32, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(words).env("PORTCULLIS_URL", &server.url).env("PORTCULLIS_TOKEN", token);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_turns_keys() {
+    let server = TestServer::new().await;
+    server.root().store("a", json!({"k": 1})).await;
+    let token = admin(&server).token;
+    let run = async |words| portcullis(&server, &token, words).await;
+    let (code, printed, _) = run(&["keys", "rotate"]).await;
+    assert_eq!((code, printed.as_str()), (0, "default: new values are sealed under generation 2\n"));
+    let (code, printed, _) = run(&["keys", "rewrap", "--drop-unused"]).await;
+    let sentence = "re-wrapping done: 1 of 1 data keys moved, 0 unreadable, 1 generations removed\n";
+    assert_eq!((code, printed.as_str()), (0, sentence));
+    let (code, printed, _) = run(&["keys", "status"]).await;
+    let lines: Vec<_> = printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(code == 0 && lines[0].starts_with("root key ") && lines[0].ends_with(" from file"), "{printed}");
+    assert_eq!(lines[2..4], ["tenant generation records", "default 2 1 newest"], "{printed}");
+    let (_, printed, _) = run(&["keys", "status", "--json"]).await;
+    let body: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(body["tenants"][0]["newest"], 2);
+    let (code, _, complaint) = run(&["keys", "rotate-root"]).await;
+    assert!(code == 5 && complaint.contains("root.key.next"), "{code} {complaint}");
+    next_root_key(&server, 7);
+    let (code, printed, _) = run(&["keys", "rotate-root"]).await;
+    assert!(code == 0 && printed.contains("next: Make the new root key the configured one"), "{printed}");
+    let (code, _, complaint) = run(&["keys", "rotate", "--tenant", "none"]).await;
+    assert!(code == 4, "{code} {complaint}");
+    let (code, _, complaint) = portcullis(&server, &server.token("user:root"), &["keys", "status"]).await;
+    assert!(code == 3 && complaint.contains("admin"), "{code} {complaint}");
+    let (code, printed, _) = run(&["seal"]).await;
+    assert!(code == 0 && printed.contains("portcullis unseal"), "{printed}");
+    let (code, _, complaint) = run(&["keys", "status"]).await;
+    assert!(code == 1 && complaint.contains("sealed"), "{complaint}");
+}

@@ -20,9 +20,12 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// Libraries that one module alone names.
-const OWNED: [(&str, &str); 10] = [
+const OWNED: [(&str, &str); 13] = [
     ("aes_gcm", "crypto"),
     ("hkdf", "crypto"),
+    ("argon2", "crypto"),
+    ("vsss_rs", "crypto"),
+    ("rand_core", "crypto"),
     ("sqlx", "store"),
     ("wasmtime", "policy"),
     ("wasmtime_wizer", "policy"),

@@ -1,0 +1,83 @@
+//! Keys that stay: each on a page of its own that is not swapped, where the system allows that, and wiped when dropped.
+
+use std::sync::Once;
+
+use region::LockGuard;
+use zeroize::Zeroize;
+
+use super::envelope::Key;
+
+/// A key that stays.
+pub struct LockedKey {
+    // Let go of before the page, which it is about.
+    _lock: Option<LockGuard>,
+    page: Box<Page>,
+}
+
+/// A whole page: what is locked is let go of by pages, and a neighbour's must not be.
+#[repr(C, align(4096))]
+struct Page {
+    key: [u8; 32],
+}
+
+impl From<Key> for LockedKey {
+    fn from(key: Key) -> Self {
+        static TOLD: Once = Once::new();
+        let mut page = Box::new(Page { key: [0; 32] });
+        let lock = region::lock(page.key.as_ptr(), size_of::<Page>());
+        if let Err(error) = &lock {
+            TOLD.call_once(|| tracing::warn!(%error, "a key may be swapped: the limit of locked memory is too low"));
+        }
+        page.key.copy_from_slice(&*key);
+        Self { _lock: lock.ok(), page }
+    }
+}
+
+impl std::ops::Deref for LockedKey {
+    type Target = [u8; 32];
+
+    fn deref(&self) -> &[u8; 32] {
+        &self.page.key
+    }
+}
+
+impl Drop for LockedKey {
+    fn drop(&mut self) {
+        self.page.key.zeroize();
+    }
+}
+
+/// Wipes what the calls before left of keys on the stack below. Called by whoever called them.
+#[inline(never)]
+pub fn scrub_stack() {
+    let mut below = [0_u64; 1024];
+    below.zeroize();
+    std::hint::black_box(&mut below);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How much memory of this process is locked, in KiB.
+    fn locked() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmLck:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_key_that_stays_is_locked_until_it_goes() {
+        let before = locked();
+        let keys: Vec<LockedKey> = (0..4).map(|n| Key::copy_of(&[n; 32]).into()).collect();
+        assert_eq!(*keys[3], [3; 32]);
+        let during = locked();
+        drop(keys);
+        if during == before {
+            println!("SKIPPED: no memory can be locked here");
+        } else {
+            assert!(during >= before + 16, "{before} {during}");
+            assert!(locked() < during);
+        }
+    }
+}
