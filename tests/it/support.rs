@@ -194,6 +194,11 @@ impl TestServer {
         self.client("user:root")
     }
 
+    /// The administrator of the default tenant.
+    pub fn auditor(&self) -> Client {
+        self.client_with_token(self.token_with("user:auditor", "default", &[Scope::Admin], &[]))
+    }
+
     pub fn client_with_token(&self, token: String) -> Client {
         Client { http: self.http.clone(), url: self.url.clone(), token }
     }
@@ -207,18 +212,7 @@ impl TestServer {
 
     /// The whole audit log, with what the server did by itself.
     pub async fn whole_audit(&self, query: &str) -> Vec<Value> {
-        let admin = self.client_with_token(self.token_with("user:auditor", "default", &[Scope::Admin], &[]));
-        let mut entries = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let (status, page) = admin.get(&format!("/v1/audit/logs?limit=1000{query}{cursor}")).await.json().await;
-            assert_eq!(status, 200, "{page}");
-            entries.extend(page["logs"].as_array().unwrap().clone());
-            match page["cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return entries,
-            }
-        }
+        self.auditor().audit(query).await
     }
 }
 
@@ -316,6 +310,21 @@ impl Client {
         let (status, body) = self.put(&format!("/v1/secrets/{path}"), json!({ "data": data })).await.json().await;
         assert!(status == 200 || status == 201, "{status} {body}");
         body["version"].as_i64().unwrap()
+    }
+
+    /// The audit log as this client sees it, newest first.
+    pub async fn audit(&self, query: &str) -> Vec<Value> {
+        let mut entries = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let (status, page) = self.get(&format!("/v1/audit/logs?limit=1000{query}{cursor}")).await.json().await;
+            assert_eq!(status, 200, "{page}");
+            entries.extend(page["logs"].as_array().unwrap().clone());
+            match page["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return entries,
+            }
+        }
     }
 
     /// Reads a batch and expects 200.
