@@ -1,6 +1,7 @@
 //! Where ciphertext, descriptions and the audit log are kept. Obeys; decides nothing: times, versions, ciphertext and
 //! events are made by the caller. Never sees a key or a value.
 
+mod log_check;
 mod migrations;
 mod postgres;
 mod sql;

@@ -109,6 +109,29 @@ macro_rules! value_columns {
     };
 }
 
+/// A secret's newest version is the newest there is: a head that says otherwise is damaged, and has none.
+macro_rules! newest_or_pinned {
+    ($pinned:literal) => {
+        concat!(
+            "(",
+            $pinned,
+            " IS NOT NULL OR NOT EXISTS (SELECT 1 FROM versions AS n
+                                         WHERE n.tenant = s.tenant AND n.path = s.path AND n.version > s.latest))"
+        )
+    };
+}
+
+/// Where versions have lost their head, a row of nulls says so: it must not look as if nothing were there.
+macro_rules! here_or_damaged {
+    ($path:literal) => {
+        concat!(
+            "s.path IS NOT NULL OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = ",
+            $path,
+            ")"
+        )
+    };
+}
+
 /// The parts of [`Backend`] and [`Columns`] that read alike for both drivers but have no type in common.
 macro_rules! driver {
     ($database:ty, $connection:ty, $row:ty, { $($constants:tt)* }) => {
@@ -168,9 +191,14 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
         value_columns!("v"),
         "
          FROM json_each($2) AS wanted
-         CROSS JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
+         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
          LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
-                                AND v.version = COALESCE($3 ->> wanted.key, s.latest)"
+                                AND v.version = COALESCE($3 ->> wanted.key, s.latest)
+                                AND ",
+        newest_or_pinned!("$3 ->> wanted.key"),
+        "
+         WHERE ",
+        here_or_damaged!("wanted.value")
     );
     const LOCK_SECRET: Option<&'static str> = None;
     const PROBE: &'static str =
@@ -187,9 +215,14 @@ driver!(Postgres, PgConnection, PgRow, {
         value_columns!("v"),
         "
          FROM json_array_elements_text($2::text::json) WITH ORDINALITY AS wanted (path, place)
-         JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.path
+         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.path
          LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
-              AND v.version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)"
+              AND v.version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
+              AND ",
+        newest_or_pinned!("$3::text::json ->> (wanted.place - 1)::int"),
+        "
+         WHERE ",
+        here_or_damaged!("wanted.path")
     );
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, migrations,
+    ChangeRequest, Committed, ListScan, Refusal, SecretStore, StoreError, StoreResult, Stored, log_check, migrations,
     tables::Tables,
 };
 use crate::domain::{
@@ -74,6 +74,13 @@ impl SqliteStore {
         let lock = lock(directory)?;
         let file = directory.join("portcullis.db");
         private_file(&file).map_err(|error| unfit("cannot make the database in", &error))?;
+        let log = log_check::damage(&directory.join("portcullis.db-wal"));
+        if let Some(damage) = log.map_err(|error| unfit("cannot read the database's log in", &error))? {
+            return Err(unfit(
+                "acknowledged changes are damaged in the database's log: a backup is needed for",
+                &damage,
+            ));
+        }
         let options = SqliteConnectOptions::new()
             .filename(&file)
             .journal_mode(SqliteJournalMode::Wal)
@@ -85,6 +92,7 @@ impl SqliteStore {
             .row_buffer_size(256);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
+        empty_log(&mut connection).await?;
         migrate(&mut connection).await?;
         let cores = std::thread::available_parallelism().map_or(4, |n| u32::try_from(n.get()).unwrap_or(4));
         let readers = SqlitePoolOptions::new()
@@ -94,7 +102,7 @@ impl SqliteStore {
             .connect_with(options.clone().pragma("query_only", "ON"))
             .await?;
         let (writer, jobs) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(Writer { options, connection: Some(connection) }.run(jobs));
+        let task = tokio::spawn(Writer { options, connection: Some(connection), unsynced: false }.run(jobs));
         Ok(Self { readers, writer, task: tokio::sync::Mutex::new(Some(task)), _lock: lock })
     }
 
@@ -174,6 +182,8 @@ struct Writer {
     options: SqliteConnectOptions,
     /// None after a failure: what SQLite knows of the log is not to be trusted then, so it is opened anew.
     connection: Option<SqliteConnection>,
+    /// Whether the log may hold what the disk does not.
+    unsynced: bool,
 }
 
 /// Sends an answer, once what it tells is durable.
@@ -209,6 +219,7 @@ impl Writer {
             Ok(replies) => replies.into_iter().for_each(|reply| reply()),
             Err(error) => {
                 tracing::error!(%error, "nothing of a group of changes could be committed");
+                self.unsynced |= is_failed_sync(&error);
                 if let Some(connection) = self.connection.take() {
                     connection.close_hard().await.ok();
                 }
@@ -217,10 +228,14 @@ impl Writer {
     }
 
     async fn commit(&mut self, group: Vec<Job>) -> StoreResult<Vec<Reply>> {
-        let connection = match self.connection.take() {
+        let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.options.connect().await?,
         };
+        if self.unsynced {
+            empty_log(&mut connection).await?;
+            self.unsynced = false;
+        }
         let mut transaction = self.connection.insert(connection).begin_with("BEGIN IMMEDIATE").await?;
         let mut replies = Vec::with_capacity(group.len());
         // Whoever gave up while the transaction waited to begin was told that nothing was done.
@@ -301,6 +316,22 @@ fn lock(directory: &Path) -> StoreResult<File> {
 /// Opens a file that nobody else may read. SQLite gives its `-wal` and `-shm` files the mode of the database.
 fn private_file(path: &Path) -> std::io::Result<File> {
     fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+/// Moves the log into the database, durably. After a sync that failed, the kernel may show in the log what the disk does
+/// not have and never will: nothing that is acknowledged may come to stand behind that.
+async fn empty_log(connection: &mut SqliteConnection) -> StoreResult<()> {
+    let busy: i64 = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(connection).await?.try_get(0)?;
+    if busy == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Unfit("the database's log is in use: it cannot be emptied".to_owned()))
+}
+
+/// Whether the disk did not take what it was told to keep: `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
+fn is_failed_sync(error: &StoreError) -> bool {
+    let StoreError::Database(sqlx::Error::Database(error)) = error else { return false };
+    error.code().is_some_and(|code| ["1034", "1290"].contains(&&*code))
 }
 
 async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {

@@ -7,8 +7,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -73,11 +75,88 @@ static int is_short(void) { return control->kind == SHORT; }
 
 static int is_ours(int fd) { return fd >= 0 && fd < (int)sizeof ours && ours[fd]; }
 
+/* What is on the disk, as far as a program can rely on it: beside each file a copy that has what was written before a
+ * sync that went well. After one that failed, what was written is not there, and never will be: the kernel takes it for
+ * written (as ext4 and XFS do). */
+
+enum { MOST = 1 << 16 };
+
+static struct written {
+    char *file;
+    off_t at;
+    size_t length;
+} unsynced[MOST];
+static int unsynced_count;
+static char *names[sizeof ours];
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
+
+static int copy_of(const char *file, int flags) {
+    char name[4096];
+    snprintf(name, sizeof name, "%s.durable", file);
+    return REAL(openat)(AT_FDCWD, name, flags, 0600);
+}
+
+static void transfer(int from, int to, off_t at, size_t length) {
+    char bytes[65536];
+    while (length) {
+        ssize_t got = REAL(pread)(from, bytes, length < sizeof bytes ? length : sizeof bytes, at);
+        if (got <= 0 || REAL(pwrite)(to, bytes, got, at) != got) return;
+        at += got;
+        length -= got;
+    }
+}
+
+/* What a file holds when it is opened for the first time is on the disk. */
+static void begin_copy(const char *file) {
+    int copy = copy_of(file, O_WRONLY | O_CREAT | O_EXCL);
+    if (copy < 0) return;
+    int fd = REAL(openat)(AT_FDCWD, file, O_RDONLY);
+    transfer(fd, copy, 0, SIZE_MAX >> 1);
+    REAL(close)(fd);
+    REAL(close)(copy);
+}
+
+static void note(int fd, off_t at, ssize_t length) {
+    if (!names[fd] || length <= 0) return;
+    pthread_mutex_lock(&turn);
+    if (unsynced_count == MOST) abort();
+    unsynced[unsynced_count++] = (struct written){names[fd], at, length};
+    pthread_mutex_unlock(&turn);
+}
+
+static void synced(int fd, int well) {
+    if (!names[fd]) return;
+    pthread_mutex_lock(&turn);
+    int source = REAL(openat)(AT_FDCWD, names[fd], O_RDONLY), copy = copy_of(names[fd], O_WRONLY), kept = 0;
+    for (int n = 0; n < unsynced_count; n++) {
+        struct written *one = &unsynced[n];
+        if (strcmp(one->file, names[fd])) unsynced[kept++] = *one;
+        else if (well) transfer(source, copy, one->at, one->length);
+    }
+    unsynced_count = kept;
+    REAL(close)(source);
+    REAL(close)(copy);
+    pthread_mutex_unlock(&turn);
+}
+
+static void cut(int fd, off_t length) {
+    if (!names[fd]) return;
+    int copy = copy_of(names[fd], O_WRONLY);
+    REAL(ftruncate)(copy, length);
+    REAL(close)(copy);
+}
+
 static int opened(const char *path, int flags, mode_t mode, int directory) {
     int named = prefix && strncmp(path, prefix, strlen(prefix)) == 0;
     if (named && fails(OPENING)) return -1;
     int fd = REAL(openat)(directory, path, flags, mode);
-    if (fd >= 0 && fd < (int)sizeof ours) ours[fd] = named;
+    if (fd < 0 || fd >= (int)sizeof ours) return fd;
+    ours[fd] = named;
+    names[fd] = NULL;
+    if (named && control && !strstr(path, "-shm")) {
+        names[fd] = strdup(path);
+        begin_copy(path);
+    }
     return fd;
 }
 
@@ -119,20 +198,59 @@ int close(int fd) {
 TRANSFER(read, READING, (int fd, void *bytes, size_t length), fd, bytes, length)
 TRANSFER(pread, READING, (int fd, void *bytes, size_t length, off_t at), fd, bytes, length, at)
 TRANSFER(pread64, READING, (int fd, void *bytes, size_t length, off64_t at), fd, bytes, length, at)
-TRANSFER(write, WRITING, (int fd, const void *bytes, size_t length), fd, bytes, length)
-TRANSFER(pwrite, WRITING, (int fd, const void *bytes, size_t length, off_t at), fd, bytes, length, at)
-TRANSFER(pwrite64, WRITING, (int fd, const void *bytes, size_t length, off64_t at), fd, bytes, length, at)
 
-#define PLAIN(name, kind, arguments, ...)                           \
-    int name arguments {                                            \
-        if (is_ours(fd) && fails(kind)) return -1;                  \
-        return REAL(name)(__VA_ARGS__);                             \
+static ssize_t written(int fd, const void *bytes, size_t length, off_t at) {
+    if (fails(WRITING)) {
+        if (!is_short()) return -1;
+        length /= 2;
     }
+    ssize_t done = REAL(pwrite)(fd, bytes, length, at);
+    note(fd, at, done);
+    return done;
+}
 
-PLAIN(fsync, SYNCING, (int fd), fd)
-PLAIN(fdatasync, SYNCING, (int fd), fd)
-PLAIN(ftruncate, GROWING, (int fd, off_t length), fd, length)
-PLAIN(ftruncate64, GROWING, (int fd, off64_t length), fd, length)
+ssize_t write(int fd, const void *bytes, size_t length) {
+    if (!is_ours(fd)) return REAL(write)(fd, bytes, length);
+    off_t at = lseek(fd, 0, SEEK_CUR);
+    ssize_t done = written(fd, bytes, length, at);
+    if (done > 0) lseek(fd, at + done, SEEK_SET);
+    return done;
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t length, off_t at) {
+    return is_ours(fd) ? written(fd, bytes, length, at) : REAL(pwrite)(fd, bytes, length, at);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t length, off64_t at) { return pwrite(fd, bytes, length, at); }
+
+static int made_durable(int fd) {
+    int failed = fails(SYNCING), reason = errno;
+    synced(fd, !failed);
+    errno = reason;
+    return failed ? -1 : 0;
+}
+
+int fsync(int fd) { return is_ours(fd) ? made_durable(fd) : REAL(fsync)(fd); }
+
+int fdatasync(int fd) { return is_ours(fd) ? made_durable(fd) : REAL(fdatasync)(fd); }
+
+int ftruncate(int fd, off_t length) {
+    if (is_ours(fd) && fails(GROWING)) return -1;
+    int done = REAL(ftruncate)(fd, length);
+    if (is_ours(fd) && done == 0) cut(fd, length);
+    return done;
+}
+
+int ftruncate64(int fd, off64_t length) { return ftruncate(fd, length); }
+
+int unlink(const char *path) {
+    if (control && prefix && strncmp(path, prefix, strlen(prefix)) == 0) {
+        char name[4096];
+        snprintf(name, sizeof name, "%s.durable", path);
+        REAL(unlink)(name);
+    }
+    return REAL(unlink)(path);
+}
 
 void *mmap(void *where, size_t length, int protection, int flags, int fd, off_t at) {
     if (is_ours(fd) && fails(MAPPING)) return MAP_FAILED;

@@ -101,7 +101,7 @@ impl Process {
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(self.log()).unwrap())
             .spawn()
             .unwrap();
         Running { guard: at_exit(r#"kill -9 "$1""#, child.id().to_string()), child }
@@ -114,10 +114,16 @@ impl Process {
         loop {
             match client.request(Method::GET, "/v1/auth/whoami").send().await {
                 Ok(answer) if answer.status() == 200 => return,
-                _ => assert!(started.elapsed() < Duration::from_secs(20), "the server does not start"),
+                _ if started.elapsed() < Duration::from_secs(20) => (),
+                _ => panic!("the server does not start: {}", fs::read_to_string(self.log()).unwrap()),
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Where the one that was started last logs.
+    fn log(&self) -> PathBuf {
+        self.scratch().join("log")
     }
 
     pub fn client(&self, subject: &str) -> Client {
