@@ -14,6 +14,7 @@
 mod audit;
 mod authoring;
 mod batch;
+mod bit_flips;
 mod bodies;
 mod campaign;
 mod child;
