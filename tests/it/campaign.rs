@@ -1,5 +1,15 @@
 //! How long a campaign is, and its luck: the environment can ask for more than the continuous integration runs, and
-//! for the same luck again.
+//! for the same luck again (`PORTCULLIS_SEED`). The numbers to ask for:
+//!
+//! | Variable | What it counts |
+//! |---|---|
+//! | `PORTCULLIS_CRASHES` | kills of the program under writers |
+//! | `PORTCULLIS_HISTORIES` | histories of concurrent clients, on each of the two databases |
+//! | `PORTCULLIS_ATTEMPTS` | attempts at one expected version; a tenth of them on PostgreSQL |
+//! | `PORTCULLIS_BIT_FLIPS` | turned bits |
+//! | `PORTCULLIS_CUTS` | lengths to which the database's log is cut |
+//! | `PORTCULLIS_IO_FAULTS` | failing calls of each kind; 0: every one there is |
+//! | `PORTCULLIS_POSTGRES_ROUNDS` | faults of PostgreSQL, of its wire and of the clients |
 
 use std::{
     env,
