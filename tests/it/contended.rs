@@ -24,7 +24,7 @@ const CLIENTS: usize = 64;
 type Won = Vec<(i64, usize)>;
 
 /// Tries until all attempts together are made.
-async fn contend(client: Client, attempts: Arc<AtomicUsize>, all: usize) -> Won {
+async fn contend(client: Client, attempts: Arc<AtomicUsize>, unheard: Arc<AtomicUsize>, all: usize) -> Won {
     let (mut won, mut newest) = (Won::new(), 0);
     loop {
         let attempt = attempts.fetch_add(1, Relaxed);
@@ -38,6 +38,9 @@ async fn contend(client: Client, attempts: Arc<AtomicUsize>, all: usize) -> Won 
             assert_eq!(body["version"], newest + 1, "{body}");
             newest += 1;
             won.push((newest, attempt));
+        } else if status == 503 {
+            // On a busy machine it may come too late: nobody knows whether it won.
+            unheard.fetch_add(1, Relaxed);
         } else {
             assert_eq!((status, &body["error"]["code"]), (409, &json!("version_conflict")), "{body}");
             let current = body["error"]["details"]["current_version"].as_i64().unwrap();
@@ -48,24 +51,33 @@ async fn contend(client: Client, attempts: Arc<AtomicUsize>, all: usize) -> Won 
 }
 
 async fn one_winner_for_each_version(servers: &[TestServer], all: usize) {
-    let attempts = Arc::new(AtomicUsize::new(0));
+    let (attempts, unheard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut clients = JoinSet::new();
     for n in 0..CLIENTS {
-        clients.spawn(contend(servers[n % servers.len()].root(), Arc::clone(&attempts), all));
+        let client = servers[n % servers.len()].root();
+        clients.spawn(contend(client, Arc::clone(&attempts), Arc::clone(&unheard), all));
     }
     let mut winners = BTreeMap::new();
     for (version, attempt) in clients.join_all().await.into_iter().flatten() {
         assert_eq!(winners.insert(version, attempt), None, "version {version} has two winners");
     }
-    let newest = i64::try_from(winners.len()).unwrap();
-    assert!(winners.keys().copied().eq(1..=newest), "no version is without its winner");
     let read = servers[0].root().batch(&["contended"]).await;
-    assert_eq!(read["secrets"]["contended"]["version"], newest);
-    assert_eq!(read["secrets"]["contended"]["data"]["n"], winners[&newest]);
+    let newest = read["secrets"]["contended"]["version"].as_i64().unwrap();
+    let unheard = unheard.load(Relaxed);
+    let without = (1..=newest).filter(|version| !winners.contains_key(version)).count();
+    assert!(without <= unheard, "{without} versions without a winner, {unheard} attempts that nobody heard of");
+    assert!(winners.keys().all(|version| (1..=newest).contains(version)), "no version is beyond the newest");
+    if let Some(winner) = winners.get(&newest) {
+        assert_eq!(read["secrets"]["contended"]["data"]["n"], *winner);
+    }
     let told = servers[0].audit("&action=write&success=true&path_prefix=contended").await;
-    let told: BTreeMap<i64, usize> = told.iter().map(|event| (event["version"].as_i64().unwrap(), 1)).collect();
-    assert!(told.keys().eq(winners.keys()), "one event for each version");
-    println!("{all} attempts of {CLIENTS} clients at {} servers: {newest} versions, one winner each", servers.len());
+    let mut told: Vec<i64> = told.iter().map(|event| event["version"].as_i64().unwrap()).collect();
+    told.sort_unstable();
+    assert!(told.into_iter().eq(1..=newest), "one event for each version");
+    println!(
+        "{all} attempts of {CLIENTS} clients at {} servers: {newest} versions, one winner each; {unheard} unheard of",
+        servers.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
