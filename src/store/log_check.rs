@@ -63,21 +63,25 @@ impl Log {
     fn damage(&self, mut frames: impl Read) -> io::Result<Option<String>> {
         let mut frame = vec![0; FRAME_HEADER_BYTES + self.page_bytes];
         let (mut number, mut broken) = (0_u64, None);
-        // What the frame before says of itself: its sum, and whether a transaction ends with it.
-        let mut before = (self.sum, false);
+        // Of the frame before: the sum that it carries, the one that it has, and whether a transaction ends with it.
+        let mut before = (self.sum, Some(self.sum), false);
         while filled(&mut frames, &mut frame)? {
             number += 1;
             let Some((sum, ends)) = claims(&frame) else { return Ok(None) };
             // What is of another generation of the log, this one has not overwritten yet.
-            let goes_on = frame.get(8..16) == Some(&self.salt) && self.summed(before.0, &frame) == Some(sum);
+            let of_this = frame.get(8..16) == Some(&self.salt);
+            let own = self.summed(before.0, &frame);
+            // Where the sum that the frame before carries is what was damaged, this one goes on from the right one.
+            let mended = before.1.filter(|right| *right != before.0).and_then(|right| self.summed(right, &frame));
+            let goes_on = of_this && (own == Some(sum) || mended == Some(sum));
             match broken {
                 None if !goes_on => broken = Some(number),
-                Some(first) if goes_on && before.1 => {
+                Some(first) if goes_on && before.2 => {
                     return Ok(Some(format!("frame {first} is damaged, and later ones are whole")));
                 }
                 _ => (),
             }
-            before = (sum, ends);
+            before = (sum, own, ends);
         }
         Ok(None)
     }
