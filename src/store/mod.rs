@@ -3,6 +3,7 @@
 
 mod audit_tables;
 mod key_tables;
+mod log_check;
 mod migrations;
 mod postgres;
 mod sql;

@@ -54,9 +54,12 @@ pub trait Backend: Database<Row: Columns> {
         wanted: Option<u32>,
     ) -> impl Future<Output = StoreResult<u32>> + Send;
 
-    /// Removes what was destroyed from where the database keeps pages as they were. False where that is to be tried
-    /// again.
-    fn forget(connection: &mut Self::Connection) -> impl Future<Output = StoreResult<bool>> + Send;
+    /// Moves the log of what was written into the database, durably, and with it the last trace of what was destroyed.
+    /// False where a reader is in the way.
+    fn settle_log(connection: &mut Self::Connection) -> impl Future<Output = StoreResult<bool>> + Send;
+
+    /// Whether the disk did not take what it was told to keep, so that the log may show what is not there.
+    fn is_failed_sync(error: &StoreError) -> bool;
 
     fn fetch(
         connection: &mut Self::Connection,
@@ -130,6 +133,29 @@ macro_rules! value_columns {
     };
 }
 
+/// A secret's newest version is the newest there is: a head that says otherwise is damaged, and has none.
+macro_rules! newest_or_pinned {
+    ($pinned:literal) => {
+        concat!(
+            "(",
+            $pinned,
+            " IS NOT NULL OR NOT EXISTS (SELECT 1 FROM versions AS n
+                                         WHERE n.tenant = s.tenant AND n.path = s.path AND n.version > s.latest))"
+        )
+    };
+}
+
+/// Where versions have lost their head, a row of nulls says so: it must not look as if nothing were there.
+macro_rules! here_or_damaged {
+    ($path:literal) => {
+        concat!(
+            "s.path IS NOT NULL OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = ",
+            $path,
+            ")"
+        )
+    };
+}
+
 /// The parts of [`Backend`] and [`Columns`] that read alike for both drivers but have no type in common.
 macro_rules! driver {
     ($database:ty, $connection:ty, $row:ty, { $($constants:tt)* }) => {
@@ -192,19 +218,29 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
         value_columns!("v"),
         "
          FROM json_each($2) AS wanted
-         CROSS JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
+         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
          LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
-                                AND v.version = COALESCE($3 ->> wanted.key, s.latest)"
+                                AND v.version = COALESCE($3 ->> wanted.key, s.latest)
+                                AND ",
+        newest_or_pinned!("$3 ->> wanted.key"),
+        "
+         WHERE ",
+        here_or_damaged!("wanted.value")
     );
     const LOCK_SECRET: Option<&'static str> = None;
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
     const HOLD_VALUES: Option<&'static str> = None;
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
 
-    /// Empties the write-ahead log. A reader may be in the way.
-    async fn forget(connection: &mut SqliteConnection) -> StoreResult<bool> {
+    /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
+    fn is_failed_sync(error: &StoreError) -> bool {
+        let StoreError::Database(sqlx::Error::Database(error)) = error else { return false };
+        error.code().is_some_and(|code| ["1034", "1290"].contains(&&*code))
+    }
+
+    async fn settle_log(connection: &mut SqliteConnection) -> StoreResult<bool> {
         let patience = |timeout: Duration| AssertSqlSafe(format!("PRAGMA busy_timeout = {}", timeout.as_millis()));
-        sqlx::query(patience(FORGET_TIMEOUT)).execute(&mut *connection).await?;
+        sqlx::query(patience(SETTLE_TIMEOUT)).execute(&mut *connection).await?;
         let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
         sqlx::query(patience(BUSY_TIMEOUT)).execute(connection).await?;
         Ok(checkpoint.int(0)? == 0)
@@ -226,9 +262,14 @@ driver!(Postgres, PgConnection, PgRow, {
         value_columns!("v"),
         "
          FROM json_array_elements_text($2::text::json) WITH ORDINALITY AS wanted (path, place)
-         JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.path
+         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.path
          LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
-              AND v.version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)"
+              AND v.version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
+              AND ",
+        newest_or_pinned!("$3::text::json ->> (wanted.place - 1)::int"),
+        "
+         WHERE ",
+        here_or_damaged!("wanted.path")
     );
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
@@ -237,8 +278,13 @@ driver!(Postgres, PgConnection, PgRow, {
     const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
     const BEGIN: &'static str = "BEGIN";
 
+    /// The database stops by itself then.
+    fn is_failed_sync(_: &StoreError) -> bool {
+        false
+    }
+
     /// The log of transactions is the database's own affair, and is written over in its time.
-    async fn forget(_: &mut PgConnection) -> StoreResult<bool> {
+    async fn settle_log(_: &mut PgConnection) -> StoreResult<bool> {
         Ok(true)
     }
 
@@ -262,7 +308,7 @@ driver!(Postgres, PgConnection, PgRow, {
 /// How long SQLite waits for a lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the writer waits for readers before it empties the write-ahead log.
-const FORGET_TIMEOUT: Duration = Duration::from_millis(20);
+const SETTLE_TIMEOUT: Duration = Duration::from_millis(20);
 /// How many servers may share a PostgreSQL database.
 const MOST_CHAINS: u32 = 1_000;
 /// The space of the locks on chains: the ASCII of `chai`.

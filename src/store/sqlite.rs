@@ -10,8 +10,8 @@ use std::{
 
 use super::{
     ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreError, StoreResult,
-    Stored, Tombstone, migrations,
-    sql::BUSY_TIMEOUT,
+    Stored, Tombstone, log_check, migrations,
+    sql::{BUSY_TIMEOUT, Backend},
     tables::Tables,
     writer::{InPlace, Job, WriterHandle},
 };
@@ -29,6 +29,8 @@ use sqlx::{
 /// The first release without the defect by which two connections could corrupt a write-ahead log
 /// (sqlite.org/wal.html, "WAL-reset bug").
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+/// How often the log is tried to be emptied at the start, where another process reads it.
+const SETTLE_TRIES: usize = 100;
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -58,9 +60,17 @@ impl SqliteStore {
         let lock = lock(directory)?;
         let file = directory.join("portcullis.db");
         private_file(&file).map_err(|error| unfit("cannot make the database in", &error))?;
+        let log = log_check::damage(&directory.join("portcullis.db-wal"));
+        if let Some(damage) = log.map_err(|error| unfit("cannot read the database's log in", &error))? {
+            return Err(unfit(
+                "acknowledged changes are damaged in the database's log: a backup is needed for",
+                &damage,
+            ));
+        }
         let options = options(&file);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
+        settle_log(&mut connection).await?;
         migrate(&mut connection).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
@@ -237,6 +247,17 @@ fn lock(directory: &Path) -> StoreResult<File> {
 /// Opens a file that nobody else may read. SQLite gives its `-wal` and `-shm` files the mode of the database.
 fn private_file(path: &Path) -> std::io::Result<File> {
     fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+/// Moves the log into the database, durably. After a sync that failed, the kernel may show in the log what the disk does
+/// not have and never will: nothing that is acknowledged may come to stand behind that.
+async fn settle_log(connection: &mut SqliteConnection) -> StoreResult<()> {
+    for _ in 0..SETTLE_TRIES {
+        if Sqlite::settle_log(connection).await? {
+            return Ok(());
+        }
+    }
+    Err(StoreError::Unfit("the database's log is in use: it cannot be emptied".to_owned()))
 }
 
 async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {

@@ -42,7 +42,7 @@ impl<B: Backend> Tables<'_, B> {
             let place = usize::try_from(row.int(0)?).map_err(|_| StoreError::Damaged("place"))?;
             let slot = records.get_mut(place).zip(wanted.get(place)).ok_or(StoreError::Damaged("place"))?;
             let (slot, (_, pinned)) = slot;
-            *slot = whole(record(&row, pinned.is_some()))?.map(Some);
+            *slot = whole(record(&row, *pinned))?.map(Some);
         }
         Ok(records)
     }
@@ -371,11 +371,20 @@ fn whole<T>(result: StoreResult<T>) -> StoreResult<Result<T, DamagedRow>> {
 }
 
 /// Columns 0: place; 1 to 12: the secret; 13 to 18: the version; 19 to 21: its value.
-fn record(row: &impl Columns, pinned: bool) -> StoreResult<Record> {
+fn record(row: &impl Columns, pinned: Option<Version>) -> StoreResult<Record> {
     let head = head(row)?;
     match version(row, 13)? {
-        Some(version) => Ok(Record { head, version: Some(VersionRecord { sealed: sealed(row)?, ..version }) }),
-        None if pinned => Ok(Record { head, version: None }),
+        // In a damaged file, what is found under a key need not have it.
+        Some(version) if version.version != pinned.unwrap_or(head.latest) => Err(StoreError::Damaged("version")),
+        Some(version) => {
+            let sealed = sealed(row)?;
+            // What is destroyed has no value; what has none was destroyed.
+            if version.destroyed_at.is_none() != sealed.is_some() {
+                return Err(StoreError::Damaged("destroyed_at"));
+            }
+            Ok(Record { head, version: Some(VersionRecord { sealed, ..version }) })
+        }
+        None if pinned.is_some() => Ok(Record { head, version: None }),
         // A secret always has its newest version, if only as a destroyed one.
         None => Err(StoreError::Damaged("latest")),
     }
@@ -400,6 +409,10 @@ fn head(row: &impl Columns) -> StoreResult<Head> {
 
 fn version(row: &impl Columns, first: usize) -> StoreResult<Option<VersionRecord>> {
     let Some(number) = row.maybe_int(first)? else { return Ok(None) };
+    // A version that ends before it begins would be taken for one that is over.
+    if row.maybe_int(first + 4)?.is_some_and(|end| row.int(first + 2).is_ok_and(|begin| end < begin)) {
+        return Err(StoreError::Damaged("expires_at"));
+    }
     Ok(Some(VersionRecord {
         version: Version::new(number).ok_or(StoreError::Damaged("version"))?,
         secret_type: secret_type(&row.text(first + 1)?)?,

@@ -63,7 +63,7 @@ impl WriterHandle {
     /// Starts the writer.
     pub fn start<B: Backend>(options: OptionsOf<B>, in_place: InPlace) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::<B> { options, in_place, chain: None, line: None, newest: None };
+        let writer = Writer::<B> { options, in_place, chain: None, line: None, newest: None, unsynced: false };
         Self { jobs, task: tokio::sync::Mutex::new(Some(tokio::spawn(writer.run(queue)))) }
     }
 
@@ -99,6 +99,8 @@ struct Writer<B: Backend> {
     line: Option<Line<B>>,
     /// The newest head that was committed: one that is older later means that the log was rolled back.
     newest: Option<ChainHead>,
+    /// Whether the database's log may show what the disk does not have.
+    unsynced: bool,
 }
 
 /// The one connection that writes, and the chain that it holds.
@@ -135,7 +137,11 @@ impl<B: Backend> Writer<B> {
             if !group.is_empty() || self.log().is_some_and(Log::is_due) {
                 self.serve(group).await;
             } else if let Some(line) = &mut self.line {
-                line.forget(false).await;
+                self.unsynced |= !line.forget(false).await;
+            }
+            if self.unsynced {
+                // Opened anew, the log is settled before anything else.
+                self.line = None;
             }
         }
         if let Some(log) =
@@ -171,6 +177,7 @@ impl<B: Backend> Writer<B> {
             Ok((replies, receipt)) => replies.into_iter().for_each(|reply| reply(&receipt)),
             Err(error) => {
                 tracing::error!(%error, "nothing of a group of changes could be committed");
+                self.unsynced |= B::is_failed_sync(&error);
                 if let Some(line) = self.line.take() {
                     timeout(PATIENCE, line.connection.close_hard()).await.ok();
                 }
@@ -195,8 +202,8 @@ impl<B: Backend> Writer<B> {
         };
         let destroys = group.iter().any(Job::destroys);
         let done = self.transact(&mut line, group).await;
-        if done.is_ok() {
-            line.forget(destroys).await;
+        if done.is_ok() && !line.forget(destroys).await {
+            self.unsynced = true;
         }
         // Kept even after a failure: it is closed by whoever hears of that.
         self.line = Some(line);
@@ -250,6 +257,13 @@ impl<B: Backend> Writer<B> {
     async fn connect(&mut self) -> StoreResult<Line<B>> {
         (self.in_place)()?;
         let mut connection = self.options.connect().await?;
+        if self.unsynced {
+            // Nothing that is acknowledged may come to stand behind what is not there.
+            if !B::settle_log(&mut connection).await? {
+                return Err(StoreError::Unfit("the database's log is in use after a failed sync".to_owned()));
+            }
+            self.unsynced = false;
+        }
         let log = if self.chain.is_some() { Some(self.claim(&mut connection).await?) } else { None };
         Ok(Line { connection, log, remembers: false })
     }
@@ -277,14 +291,22 @@ async fn next(wakes: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -> Option<
 }
 
 impl<B: Backend> Line<B> {
-    /// Lets the database forget what was destroyed. Where a reader is in the way, the next group tries again.
-    async fn forget(&mut self, destroyed: bool) {
+    /// Lets the database forget what was destroyed. Where a reader is in the way, it is tried again soon. False where the
+    /// disk does not take what it is told to keep.
+    async fn forget(&mut self, destroyed: bool) -> bool {
         self.remembers |= destroyed;
-        if self.remembers {
-            let forgotten = B::forget(&mut self.connection).await;
-            self.remembers = !forgotten
-                .inspect_err(|error| tracing::warn!(%error, "what was destroyed is still in the write-ahead log"))
-                .unwrap_or(false);
+        if !self.remembers {
+            return true;
+        }
+        match B::settle_log(&mut self.connection).await {
+            Ok(settled) => {
+                self.remembers = !settled;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what was destroyed is still in the write-ahead log");
+                !B::is_failed_sync(&error)
+            }
         }
     }
 }

@@ -11,8 +11,8 @@ use portcullis::{
 use serde_json::{Value, json};
 
 use crate::{
-    faults::{execute, raw},
     postgres,
+    process::{execute, raw},
     support::{Log, Options, TestServer},
 };
 

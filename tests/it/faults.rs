@@ -5,8 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -16,11 +15,12 @@ use std::{
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{AssertSqlSafe, Row};
 use tokio::task::JoinSet;
 
 use crate::{
-    postgres::{Cluster, at_exit, connect, free_port},
+    postgres::{Cluster, at_exit, connect},
+    process::{Process, execute, raw},
     support::{ALL_SCOPES, Answer, Client, Options, TestServer},
 };
 
@@ -30,15 +30,6 @@ const CANARY: &str = "canary-5f1d";
 const FOREVER: Duration = Duration::from_mins(1);
 /// Two seconds, and what a busy machine may add.
 const PROMPT: Duration = Duration::from_millis(3_500);
-
-/// A connection to the database that is not the server's.
-pub async fn raw(data_dir: &Path) -> SqliteConnection {
-    SqliteConnectOptions::new().filename(data_dir.join("portcullis.db")).connect().await.unwrap()
-}
-
-pub async fn execute(connection: &mut SqliteConnection, sql: impl Into<String>) {
-    sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(connection).await.unwrap();
-}
 
 /// Every way to ask.
 fn questions(root: &Client, stranger: &Client) -> Vec<(&'static str, RequestBuilder)> {
@@ -317,7 +308,7 @@ async fn a_file_that_may_not_grow_refuses_and_recovers() {
     let (root, stranger) = (vault.client("user:root"), vault.client("user:stranger"));
     root.store("kept", json!({"k": CANARY})).await;
     let limit = |bytes: String| {
-        let pid = process.child.id().to_string();
+        let pid = process.id().to_string();
         let status = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:unlimited")]).status();
         assert!(status.unwrap().success());
     };
@@ -441,72 +432,6 @@ async fn a_stop_under_load_keeps_what_was_acknowledged() {
     let kept = versions_and_events_agree(&server, "w/").await;
     for (path, acknowledged) in newest {
         assert!(kept[&path].len() >= usize::try_from(acknowledged).unwrap(), "{path}");
-    }
-}
-
-/// A running program. Killed when it is dropped, or when this process is.
-pub struct Running {
-    pub child: Child,
-    guard: Child,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        self.guard.wait().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-/// The program itself, in a directory that outlives it.
-pub struct Process {
-    pub server: TestServer,
-    port: u16,
-}
-
-impl Process {
-    pub async fn new() -> Self {
-        // Makes the root key, the policies and the configuration.
-        let mut server = TestServer::new().await;
-        server.stop().await;
-        Self { server, port: free_port() }
-    }
-
-    pub fn data_dir(&self) -> PathBuf {
-        self.server.data_dir.clone()
-    }
-
-    pub async fn start(&self) -> Running {
-        let config = self.server.scratch().join("portcullis.toml");
-        let address = format!("127.0.0.1:{}", self.port);
-        // A file that may not grow is an error like another, not the end of the process.
-        let child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_portcullis"), "serve", "--config"])
-            .arg(config)
-            .args(["--listen", &address])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let running = Running { guard: at_exit(r#"kill -9 "$1""#, child.id().to_string()), child };
-        let client = self.client("user:root");
-        let started = Instant::now();
-        while client.request(Method::GET, "/v1/health/ready").send().await.is_err() {
-            assert!(started.elapsed() < Duration::from_secs(20), "the server does not start");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        running
-    }
-
-    pub fn client(&self, subject: &str) -> Client {
-        let url = format!("http://127.0.0.1:{}", self.port);
-        Client { url, ..self.server.client(subject) }
-    }
-
-    /// The same vault, in this process.
-    async fn in_process(&self) -> TestServer {
-        TestServer::start(Options { data_dir: Some(self.data_dir()), ..Options::default() }).await
     }
 }
 

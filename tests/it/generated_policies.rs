@@ -12,7 +12,10 @@ use portcullis::{
 use serde_json::json;
 use wasm_smith::Config;
 
-use crate::guests::{assemble, componentize};
+use crate::{
+    campaign::Dice,
+    guests::{assemble, componentize},
+};
 
 /// How many are generated; `PORTCULLIS_GENERATED` raises it.
 const MODULES: u64 = 5_000;
@@ -265,15 +268,7 @@ fn with_section(mut component: Vec<u8>, section: u8, content: &[u8]) -> Vec<u8> 
     component
 }
 
-/// `SplitMix64`, from a seed.
 fn random_bytes(seed: u64) -> Vec<u8> {
-    let mut state = seed;
-    let mut word = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    };
-    (0..512).flat_map(|_| word().to_le_bytes()).collect()
+    let mut dice = Dice::new(seed);
+    (0..512).flat_map(|_| dice.word().to_le_bytes()).collect()
 }

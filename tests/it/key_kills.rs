@@ -22,7 +22,7 @@ use sqlx::Row;
 use tokio::task::JoinSet;
 
 use crate::{
-    faults::{Process, raw},
+    process::{Process, raw},
     support::{Answer, Client},
 };
 

@@ -112,9 +112,9 @@ async fn a_generation_that_a_record_needs_is_kept() {
     let (root, admin) = (server.root(), admin(&server));
     root.store("a", json!({"k": 1})).await;
     root.store("damaged", json!({"k": 2})).await;
-    let mut database = crate::faults::raw(&server.data_dir).await;
+    let mut database = crate::process::raw(&server.data_dir).await;
     let damage = "UPDATE versions SET wrapped_key = zeroblob(length(wrapped_key)) WHERE path = 'damaged'";
-    crate::faults::execute(&mut database, damage).await;
+    crate::process::execute(&mut database, damage).await;
     rotate(&admin, json!({})).await;
     let done = rewrap(&admin, json!({"drop_unused": true})).await;
     assert_eq!((&done["moved"], &done["unreadable"], &done["dropped"]), (&json!(1), &json!(1), &json!(0)), "{done}");
@@ -200,14 +200,14 @@ async fn what_cannot_be_recorded_is_not_turned() {
     let admin = admin(&server);
     server.root().store("a", json!({"k": 1})).await;
     next_root_key(&server, 9);
-    let mut database = crate::faults::raw(&server.data_dir).await;
+    let mut database = crate::process::raw(&server.data_dir).await;
     let trigger = "CREATE TRIGGER no BEFORE INSERT ON audit_log BEGIN SELECT RAISE(ABORT, 'no'); END";
-    crate::faults::execute(&mut database, trigger).await;
+    crate::process::execute(&mut database, trigger).await;
     for target in ["rotate", "rewrap", "rotate-root"] {
         let refused = admin.post(&format!("/v1/keys/{target}"), json!({})).await;
         refused.expect_error(503, "service_unavailable").await;
     }
-    crate::faults::execute(&mut database, "DROP TRIGGER no").await;
+    crate::process::execute(&mut database, "DROP TRIGGER no").await;
     assert_eq!(generations(&admin, "default").await, [(1, 1)]);
     assert_eq!(status(&admin).await["root_key"]["current"], true);
     assert_eq!(server.root().batch(&["a"]).await["retrieved"], 1);
@@ -332,7 +332,7 @@ async fn a_new_root_key_wraps_everything_and_opens_it_after_a_restart() {
 /// Key and ciphertext of a version, from the database.
 async fn sealed(server: &TestServer, path: &str) -> [Vec<u8>; 2] {
     use sqlx::Row;
-    let mut database = crate::faults::raw(&server.data_dir).await;
+    let mut database = crate::process::raw(&server.data_dir).await;
     let sql = "SELECT wrapped_key, ciphertext FROM versions WHERE path = $1";
     let row = sqlx::query(sql).bind(path).fetch_one(&mut database).await.unwrap();
     [row.get(0), row.get(1)]

@@ -96,7 +96,7 @@ pub async fn keys_of(data_dir: &std::path::Path) -> Needles {
         ("cursor key".to_owned(), sibling("cursor key")),
         ("policy memory key".to_owned(), sibling("policy memory key")),
     ]);
-    let mut database = crate::faults::raw(data_dir).await;
+    let mut database = crate::process::raw(data_dir).await;
     let rows =
         sqlx::query("SELECT tenant, generation, wrapped FROM tenant_keys").fetch_all(&mut database).await.unwrap();
     for row in rows {

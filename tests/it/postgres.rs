@@ -78,7 +78,11 @@ impl Cluster {
 
     /// The URL of its first database.
     pub fn url(&self) -> String {
-        format!("postgres://{USER}@127.0.0.1:{}/postgres", self.port)
+        url_at(self.port)
+    }
+
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// Stops it as a crash would.
@@ -86,21 +90,42 @@ impl Cluster {
         self.control(&["stop", "-m", "immediate", "-w"]);
     }
 
+    /// Kills it and all that it started, and waits until they are gone.
+    pub fn kill(&self) {
+        let postmaster = self.postmaster();
+        let children = Command::new("pgrep").args(["-P", &postmaster]).output().unwrap().stdout;
+        let children = String::from_utf8(children).unwrap();
+        let all: Vec<&str> = std::iter::once(postmaster.as_str()).chain(children.lines()).collect();
+        Command::new("kill").arg("-9").args(&all).stderr(Stdio::null()).status().unwrap();
+        let lives =
+            |pid: &&str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+        while all.iter().any(lives) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// Starts it again.
     pub fn resume(&self) {
         let socket = self.directory.display();
         let options = format!("-p {} -k {socket} -c listen_addresses=127.0.0.1 -c shared_buffers=16MB", self.port);
         let log = self.directory.join("log");
-        self.control(&["start", "-w", "-l", log.to_str().unwrap(), "-o", &options]);
+        // After a kill, a process that was just being made holds the memory of those before for another moment.
+        let start = ["start", "-w", "-l", log.to_str().unwrap(), "-o", &options];
+        assert!((0..20).any(|_| self.run("pg_ctl", &start)), "PostgreSQL does not start");
     }
 
     /// Stops all its processes in their tracks, or lets them go on: a server that neither answers nor hangs up.
     pub fn freeze(&self, frozen: bool) {
-        let pid_file = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap();
-        let postmaster = pid_file.lines().next().unwrap();
+        let postmaster = self.postmaster();
         let signal = if frozen { "-STOP" } else { "-CONT" };
-        Command::new("pkill").args([signal, "-P", postmaster]).status().unwrap();
-        Command::new("kill").args([signal, postmaster]).status().unwrap();
+        Command::new("pkill").args([signal, "-P", &postmaster]).status().unwrap();
+        Command::new("kill").args([signal, &postmaster]).status().unwrap();
+    }
+
+    /// The id of its first process.
+    fn postmaster(&self) -> String {
+        let pid_file = fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap();
+        pid_file.lines().next().unwrap().to_owned()
     }
 
     fn init(&self) {
@@ -136,6 +161,11 @@ impl Drop for Cluster {
         drop(self.guard.stdin.take());
         self.guard.wait().ok();
     }
+}
+
+/// The URL of a cluster's first database, for whoever gets there by this port.
+pub fn url_at(port: u16) -> String {
+    format!("postgres://{USER}@127.0.0.1:{port}/postgres")
 }
 
 fn guard(directory: &Path) -> Child {

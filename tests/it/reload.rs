@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::{
     child::Process,
-    faults::{execute, raw},
     guests::{componentize, core_module_of},
+    process::{execute, raw},
     support::{Client, Options, TestServer, metric, rules_directory},
 };
 

@@ -23,8 +23,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
-    faults::Process,
     memory::{Needles, keys_of, search},
+    process::Process,
     support::{Client, Options, TestServer},
 };
 
@@ -264,7 +264,7 @@ async fn no_key_is_in_the_memory_of_a_sealed_server() {
     let cycles = env::var("PORTCULLIS_SEAL_CYCLES").map_or(5, |cycles| cycles.parse::<usize>().unwrap());
     let vault = Process::new().await;
     let process = vault.start().await;
-    let pid = process.child.id();
+    let pid = process.id();
     if fs::File::open(format!("/proc/{pid}/mem")).is_err() {
         return println!("SKIPPED: the memory of another process cannot be read here");
     }
@@ -318,7 +318,7 @@ async fn search_for(pid: u32, needles: &Needles) -> std::collections::BTreeMap<S
 async fn values_are_gone_from_memory_a_second_after_their_answer() {
     let vault = Process::new().await;
     let process = vault.start().await;
-    let pid = process.child.id();
+    let pid = process.id();
     if fs::File::open(format!("/proc/{pid}/mem")).is_err() {
         return println!("SKIPPED: the memory of another process cannot be read here");
     }

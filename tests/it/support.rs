@@ -164,12 +164,17 @@ impl TestServer {
 
     /// The rows of the audit log and the keys to verify them with, read past the server.
     pub async fn log(&self) -> Log {
+        self.log_after(AuditPlace { chain: 0, number: 0 }).await
+    }
+
+    /// The same, from behind a place on.
+    pub async fn log_after(&self, after: AuditPlace) -> Log {
         let store = open_to_read(&self.config).await.unwrap();
         let keyring = Keyring::new(self.root_key(), Arc::new(SystemEntropy));
         let keys = Arc::new(kept_audit_keys(&*store, &keyring).await.unwrap());
         let (rows, tombstones) = loop {
             let tombstones = store.tombstones().await.unwrap();
-            let rows = store.audit_chain(AuditPlace { chain: 0, number: 0 }, 1_000_000).await.unwrap();
+            let rows = store.audit_chain(after, 1_000_000).await.unwrap();
             if store.tombstones().await.unwrap() == tombstones {
                 break (rows, tombstones);
             }
@@ -235,6 +240,11 @@ impl TestServer {
         self.client("user:root")
     }
 
+    /// The administrator of the default tenant.
+    pub fn auditor(&self) -> Client {
+        self.client_with_token(self.token_with("user:auditor", "default", &[Scope::Admin], &[]))
+    }
+
     pub fn client_with_token(&self, token: String) -> Client {
         Client { http: self.http.clone(), url: self.url.clone(), token }
     }
@@ -250,18 +260,7 @@ impl TestServer {
 
     /// The whole audit log, with what the server did by itself.
     pub async fn whole_audit(&self, query: &str) -> Vec<Value> {
-        let admin = self.client_with_token(self.token_with("user:auditor", "default", &[Scope::Admin], &[]));
-        let mut entries = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let (status, page) = admin.get(&format!("/v1/audit/logs?limit=1000{query}{cursor}")).await.json().await;
-            assert_eq!(status, 200, "{page}");
-            entries.extend(page["logs"].as_array().unwrap().clone());
-            match page["cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return entries,
-            }
-        }
+        self.auditor().audit(query).await
     }
 }
 
@@ -388,6 +387,21 @@ impl Client {
         let (status, body) = self.put(&format!("/v1/secrets/{path}"), json!({ "data": data })).await.json().await;
         assert!(status == 200 || status == 201, "{status} {body}");
         body["version"].as_i64().unwrap()
+    }
+
+    /// The audit log as this client sees it, newest first.
+    pub async fn audit(&self, query: &str) -> Vec<Value> {
+        let mut entries = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let (status, page) = self.get(&format!("/v1/audit/logs?limit=1000{query}{cursor}")).await.json().await;
+            assert_eq!(status, 200, "{page}");
+            entries.extend(page["logs"].as_array().unwrap().clone());
+            match page["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return entries,
+            }
+        }
     }
 
     /// Reads a batch and expects 200.

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     child::Process,
-    faults,
     guests::Directory,
+    process,
     support::{Client, TestServer},
 };
 
@@ -57,7 +57,7 @@ fn mode(path: &Path) -> u32 {
 
 /// Every secret thing that is stored of a path: wrapped keys and ciphertexts.
 async fn stored_of(data_dir: &Path, path: &str) -> Vec<Vec<u8>> {
-    let mut connection = faults::raw(data_dir).await;
+    let mut connection = process::raw(data_dir).await;
     let query = sqlx::query("SELECT wrapped_key, ciphertext FROM versions WHERE path = ?").bind(path);
     let rows = query.fetch_all(&mut connection).await.unwrap();
     rows.iter().flat_map(|row| [row.get::<Vec<u8>, _>(0), row.get::<Vec<u8>, _>(1)]).collect()
@@ -105,7 +105,7 @@ async fn c_48_what_is_destroyed_is_nowhere() {
         assert!(left.is_empty(), "{ways}: still in {left:?}");
     }
     // Of a purged secret not even its name is left, but for the audit log.
-    let mut connection = faults::raw(&server.data_dir).await;
+    let mut connection = process::raw(&server.data_dir).await;
     for table in ["secrets", "versions"] {
         let sql = format!("SELECT count(*) FROM {table} WHERE path = 'gone/purged'");
         let count: i64 = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap().get(0);
@@ -122,7 +122,7 @@ fn s_01_one_connection_writes_and_checkpoints() {
     assert_eq!(sayers("SqliteConnectOptions::new"), home, "one place opens databases");
     // The writer alone asks for it.
     assert_eq!(sayers("wal_checkpoint"), BTreeSet::from(["src/store/sql.rs".to_owned()]));
-    assert_eq!(sayers("B::forget("), BTreeSet::from(["src/store/writer.rs".to_owned()]));
+    assert_eq!(sayers("B::settle_log("), BTreeSet::from(["src/store/writer.rs".to_owned()]));
     let code = &sources()["src/store/sqlite.rs"];
     for text in ["SqliteSynchronous::Full", "SqliteJournalMode::Wal", "pragma(\"query_only\", \"ON\")", "secure_delete"]
     {
