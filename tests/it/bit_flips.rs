@@ -272,7 +272,7 @@ fn turn(fixture: &Fixture, kind: (&str, Opening), bit: usize, directory: &Path) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_turned_bit_is_taken_for_something_else() {
-    let (flips, dice) = (count("PORTCULLIS_BIT_FLIPS", 50_000), Dice::new(seed()));
+    let (flips, dice) = (count("PORTCULLIS_BIT_FLIPS", 8_000), Dice::new(seed()));
     let fixture = Arc::new(Fixture::new().await);
     let workers: Vec<_> = (0..2)
         .map(|n| {

@@ -9,6 +9,8 @@
 //! | `PORTCULLIS_BIT_FLIPS` | turned bits |
 //! | `PORTCULLIS_CUTS` | lengths to which the database's log is cut |
 //! | `PORTCULLIS_IO_FAULTS` | failing calls of each kind; 0: every one there is |
+//! | `PORTCULLIS_FAULTED` | requests while the audit log fails at random |
+//! | `PORTCULLIS_TAMPERING` | rows of the audit log that is tampered with |
 //! | `PORTCULLIS_POSTGRES_ROUNDS` | faults of PostgreSQL, of its wire and of the clients |
 
 use std::{

@@ -103,7 +103,7 @@ async fn write_on(client: Client, worker: usize, (mut acknowledged, mut attempte
 async fn a_kill_while_keys_are_turned_leaves_every_secret_readable() {
     let kills = env::var("PORTCULLIS_KEY_KILLS").map_or(9, |kills| kills.parse::<usize>().unwrap());
     let vault = Process::new().await;
-    let mut process = vault.start().await;
+    let mut process = vault.start_with_another_key().await;
     let all = [Scope::Admin];
     let root = client(&vault, &all);
     for n in 0..SECRETS {
@@ -148,7 +148,7 @@ async fn a_kill_while_keys_are_turned_leaves_every_secret_readable() {
             written[worker] = now;
         }
         // With the configuration as it was, whichever of the two keys is the vault's.
-        process = vault.start().await;
+        process = vault.start_with_another_key().await;
         replaced += usize::from(settle(&vault).await);
         all_opens(&client(&vault, &all), &written).await;
     }

@@ -13,6 +13,7 @@
 
 mod audit;
 mod audit_chain;
+mod audit_faults;
 mod authoring;
 mod batch;
 mod bit_flips;

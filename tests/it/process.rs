@@ -89,6 +89,13 @@ impl Process {
         running
     }
 
+    /// Starts it, and waits until it listens: it may be sealed, or hold another key than tokens were signed with.
+    pub async fn start_with_another_key(&self) -> Running {
+        let running = self.spawn(&[]);
+        self.listens().await;
+        running
+    }
+
     /// Starts it with these variables in its environment.
     pub fn spawn(&self, environment: &[(&str, String)]) -> Running {
         let config = self.scratch().join("portcullis.toml");
@@ -109,11 +116,20 @@ impl Process {
 
     /// Waits until somebody with a token is answered.
     pub async fn answers(&self) {
+        self.answers_to("/v1/auth/whoami", |status| status == 200).await;
+    }
+
+    /// Waits until anybody is answered, if only that the server is sealed.
+    pub async fn listens(&self) {
+        self.answers_to("/v1/health/ready", |_| true).await;
+    }
+
+    async fn answers_to(&self, target: &str, wanted: impl Fn(u16) -> bool) {
         let client = self.client("user:root");
         let started = Instant::now();
         loop {
-            match client.request(Method::GET, "/v1/auth/whoami").send().await {
-                Ok(answer) if answer.status() == 200 => return,
+            match client.request(Method::GET, target).send().await {
+                Ok(answer) if wanted(answer.status().as_u16()) => return,
                 _ if started.elapsed() < Duration::from_secs(20) => (),
                 _ => panic!("the server does not start: {}", fs::read_to_string(self.log()).unwrap()),
             }

@@ -162,7 +162,7 @@ async fn shares_open_a_server_that_started_sealed() {
     fs::write(&config, with_shares).unwrap();
     // Its key is wherever the shares are.
     let key = fs::read(data_dir.join("root.key")).unwrap();
-    let process = vault.start().await;
+    let process = vault.start_with_another_key().await;
     let client = vault.client("user:root");
     let put = json!({"data": {"k": 1}});
     client.put("/v1/secrets/a", put.clone()).await.expect_error(503, "service_unavailable").await;
@@ -182,7 +182,7 @@ async fn shares_open_a_server_that_started_sealed() {
     drop(process);
 
     // A whole set of another key is refused by the fingerprint, and forgotten.
-    let _process = vault.start().await;
+    let _process = vault.start_with_another_key().await;
     let wrong = unseal(lines(other.iter().take(3).map(|share| share.text().to_string()))).await;
     assert!(text(&wrong.stderr).contains("not this vault's"), "{wrong:?}");
     let status = program(&["seal-status"], &data_dir, "");
@@ -263,7 +263,7 @@ async fn sealed_status(vault: &Process) -> String {
 async fn no_key_is_in_the_memory_of_a_sealed_server() {
     let cycles = env::var("PORTCULLIS_SEAL_CYCLES").map_or(5, |cycles| cycles.parse::<usize>().unwrap());
     let vault = Process::new().await;
-    let process = vault.start().await;
+    let process = vault.start_with_another_key().await;
     let pid = process.id();
     if fs::File::open(format!("/proc/{pid}/mem")).is_err() {
         return println!("SKIPPED: the memory of another process cannot be read here");
@@ -317,7 +317,7 @@ async fn search_for(pid: u32, needles: &Needles) -> std::collections::BTreeMap<S
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_are_gone_from_memory_a_second_after_their_answer() {
     let vault = Process::new().await;
-    let process = vault.start().await;
+    let process = vault.start_with_another_key().await;
     let pid = process.id();
     if fs::File::open(format!("/proc/{pid}/mem")).is_err() {
         return println!("SKIPPED: the memory of another process cannot be read here");

@@ -15,7 +15,10 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("http", &["domain", "store", "policy", "audit", "auth", "telemetry", "vault"]),
     ("config", &["domain", "crypto", "auth", "http"]),
     ("server", &["domain", "audit", "crypto", "store", "policy", "auth", "telemetry", "vault", "http", "config"]),
-    ("cli", &["domain", "audit", "crypto", "store", "policy", "auth", "telemetry", "vault", "config", "server"]),
+    (
+        "cli",
+        &["domain", "audit", "crypto", "store", "policy", "auth", "telemetry", "vault", "http", "config", "server"],
+    ),
     ("main", &["cli"]),
 ];
 

@@ -164,7 +164,8 @@ pub const ROUTES: [Route; 30] = [
         "/v1/keys/rotate-root",
         None,
         Of(Scope::Admin),
-        (200, Some("rotate_root_key")),
+        // There is no key to go over to.
+        (422, Some("keys")),
     ),
     route(("GET", "/v1/auth/whoami"), "/v1/auth/whoami", None, AnyToken, (200, Some("whoami"))),
     route(("POST", "/v1/seal"), "/v1/seal", None, Of(Scope::Admin), (200, Some("seal"))),

@@ -1,0 +1,331 @@
+//! What the audit costs a batch of 100, and how fast a log is verified.
+//!
+//!     cargo bench --bench audit
+//!
+//! Two vaults on one SQLite store, on the disk of the temporary directory: one as it is, one whose log takes rows and
+//! keeps none. Both are asked in turns, alone and by 16 at once; what is printed is the ratio of each turn.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets what it does not expect must fail")]
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use portcullis::{
+    audit::{AuditChain, AuditKeys, Verifier},
+    auth::{Authenticator, TokenIssuer, TokenRequest},
+    crypto::{Keyring, RootKey, RootKeySource},
+    domain::{
+        AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Clock, GenerationUse, Head, Principal, Receipt, ReceiptSlot,
+        RequestContext, Scope, SecretPath, SecretValue, TenantId, Timestamp, Version, VersionRecord, WrappedDataKey,
+        WrappedKey,
+    },
+    policy::Policies,
+    server::{SystemClock, SystemEntropy},
+    store::{
+        ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, SqliteStore, StoreResult,
+        Stored, Tombstone,
+    },
+    telemetry::Metrics,
+    vault::{Asked, BatchOptions, Caller, Parts, PutRequest, Vault},
+};
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+const TURNS: usize = 15;
+const PATHS: usize = 100;
+const RULES: &str = "[[policy]]\nname = \"root\"\nbindings = [\"user:root\"]\n[[policy.rules]]\npath_pattern = \"**\"\n\
+                     permissions = [\"read\", \"write\"]\n";
+
+fn main() {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let directory = tempfile::tempdir().unwrap();
+        let bench = Bench::new(directory.path()).await;
+        for clients in [1, 16] {
+            bench.compare(clients).await;
+        }
+        bench.verify().await;
+    });
+}
+
+struct Bench {
+    store: Arc<dyn SecretStore>,
+    keys: Arc<AuditKeys>,
+    with: Arc<Vault>,
+    without: Arc<Vault>,
+    principal: Principal,
+}
+
+impl Bench {
+    async fn new(directory: &Path) -> Self {
+        let policies = directory.join("policies");
+        std::fs::create_dir_all(&policies).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/rules.wasm");
+        std::fs::copy(shipped, policies.join("rules.wasm")).unwrap();
+        std::fs::write(policies.join("rules.toml"), RULES).unwrap();
+        let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\n";
+        std::fs::write(policies.join("policies.toml"), manifest).unwrap();
+        let policies = Arc::new(Policies::load(policies, SystemClock.now()).unwrap());
+        let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data")).await.unwrap());
+        let keys = Arc::new(AuditKeys::new(&[7; 32]));
+        store.start_log(Arc::new(AuditChain::new(Arc::clone(&keys), Arc::new(SystemClock)))).await.unwrap();
+        let root = || RootKey::load_or_create(&directory.join("root.key"), &SystemEntropy).unwrap().0;
+        store.root_fingerprint(&root().fingerprint()).await.unwrap();
+        let vault = |store: Arc<dyn SecretStore>| {
+            Arc::new(Vault::new(Parts {
+                store,
+                keyring: Keyring::new(root(), Arc::new(SystemEntropy)),
+                audit_keys: Arc::clone(&keys),
+                policies: Arc::clone(&policies),
+                clock: Arc::new(SystemClock),
+                entropy: Arc::new(SystemEntropy),
+                metrics: Arc::new(Metrics::default()),
+                recoverable_for: Duration::from_secs(1),
+                root_sources: (RootKeySource::Environment(String::new()), None),
+            }))
+        };
+        let without = vault(Arc::new(Unaudited(Arc::clone(&store))));
+        let bench = Self { with: vault(Arc::clone(&store)), without, store, keys, principal: principal(&root()).await };
+        for n in 0..PATHS {
+            let data =
+                SecretValue::new(Zeroizing::new(b"{\"user\":\"service\",\"password\":\"0123456789abcdef\"}".to_vec()));
+            let put = PutRequest {
+                data,
+                fields: vec!["password".to_owned(), "user".to_owned()],
+                secret_type: None,
+                metadata: None,
+                expires_at: None,
+                max_versions: None,
+                expected_version: None,
+            };
+            bench.with.put(&bench.caller(&bench.with), path(n), put).await.unwrap();
+        }
+        bench
+    }
+
+    fn caller(&self, vault: &Vault) -> Caller {
+        let context = RequestContext {
+            request_id: "req_bench".into(),
+            now: SystemClock.now(),
+            source_ip: Some([127, 0, 0, 1].into()),
+            user_agent: Some("bench".into()),
+            receipt: ReceiptSlot::default(),
+        };
+        Caller { principal: self.principal.clone(), context, policies: vault.policies().current() }
+    }
+
+    /// How long a number of batches takes, asked by so many at once.
+    async fn turn(self: &Bench, vault: &Arc<Vault>, clients: usize) -> Duration {
+        let began = Instant::now();
+        let mut asking = JoinSet::new();
+        for _ in 0..clients {
+            let (vault, callers) =
+                (Arc::clone(vault), (0..400 / clients).map(|_| self.caller(vault)).collect::<Vec<_>>());
+            asking.spawn(async move {
+                for caller in callers {
+                    let asked: Vec<Asked> = (0..PATHS).map(|n| Ok((path(n), None))).collect();
+                    let options = BatchOptions { fail_fast: false, known_tags: Vec::new(), size: Some(PATHS) };
+                    assert_eq!(vault.read_batch(&caller, asked, &options).await.unwrap().len(), PATHS);
+                }
+            });
+        }
+        asking.join_all().await;
+        began.elapsed()
+    }
+
+    async fn compare(&self, clients: usize) {
+        let mut ratios = Vec::new();
+        let mut best = (Duration::MAX, Duration::MAX);
+        for turn in 0..=TURNS {
+            let (with, without) = (self.turn(&self.with, clients).await, self.turn(&self.without, clients).await);
+            // The first turn warms up.
+            if turn > 0 {
+                ratios.push(with.as_secs_f64() / without.as_secs_f64());
+                best = (best.0.min(with), best.1.min(without));
+            }
+        }
+        ratios.sort_by(f64::total_cmp);
+        let each = |time: Duration| time / 400;
+        println!(
+            "batch of {PATHS}, {clients} at once: with the audit {:.2} times without it (median of {TURNS} turns; {:.2} to \
+             {:.2}); quickest {:?} and {:?} each",
+            ratios[TURNS / 2],
+            ratios[0],
+            ratios[TURNS - 1],
+            each(best.0),
+            each(best.1)
+        );
+    }
+
+    async fn verify(&self) {
+        let single = |n: usize| AuditRow { request_id: format!("req_{n:032x}"), ..row() };
+        let mut appending = JoinSet::new();
+        for chunk in 0..256 {
+            let (store, rows) =
+                (Arc::clone(&self.store), (0..400).map(|n| single(chunk * 400 + n)).collect::<Vec<_>>());
+            appending.spawn(async move {
+                for row in rows {
+                    store.append(row).await.unwrap();
+                }
+            });
+        }
+        appending.join_all().await;
+        let mut verifier = Verifier::new(Arc::clone(&self.keys), &[], &[]);
+        let (mut after, began) = (AuditPlace { chain: 0, number: 0 }, Instant::now());
+        loop {
+            let rows = self.store.audit_chain(after, 4_096).await.unwrap();
+            let Some(Ok(last)) = rows.last() else { break };
+            after = last.place;
+            rows.iter().flatten().for_each(|row| verifier.row(row));
+        }
+        let took = began.elapsed();
+        let report = verifier.finish();
+        assert!(report.integrity && report.completeness);
+        let (rows, events) = (report.chains[0].rows, report.chains[0].events);
+        #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let rate = |count: u64| count as f64 / took.as_secs_f64();
+        println!(
+            "verified {rows} rows with {events} events in {took:?}: {:.0} events/s, {:.0} rows/s",
+            rate(events),
+            rate(rows)
+        );
+    }
+}
+
+fn path(n: usize) -> SecretPath {
+    SecretPath::parse(&format!("services/checkout/{n}")).unwrap()
+}
+
+/// The row of a read of one secret, as long as they are.
+fn row() -> AuditRow {
+    let body = "x".repeat(420).into_bytes();
+    AuditRow {
+        at: SystemClock.now(),
+        tenant: Some(TenantId::default_tenant()),
+        identity_id: Some("sa:checkout".to_owned()),
+        identity_type: Some("service_account".into()),
+        action: "read".into(),
+        source_ip: Some("127.0.0.1".to_owned()),
+        request_id: String::new(),
+        events: 1,
+        body,
+    }
+}
+
+async fn principal(root: &RootKey) -> Principal {
+    let issuer = TokenIssuer::new(&root.token_seed(), "bench".to_owned(), "bench".to_owned()).unwrap();
+    let request = TokenRequest {
+        subject: "user:root".to_owned(),
+        tenant: TenantId::default_tenant(),
+        scopes: [Scope::Admin].into_iter().collect(),
+        groups: Vec::new(),
+        mfa: false,
+        lifetime: Duration::from_hours(1),
+    };
+    let token = issuer.issue(&request, SystemClock.now(), "1").unwrap();
+    let authenticator = Authenticator::new(Some(issuer.verifier()), &[], Arc::new(SystemClock)).unwrap();
+    authenticator.authenticate(&token).await.unwrap()
+}
+
+/// A store whose log takes every row and keeps none.
+struct Unaudited(Arc<dyn SecretStore>);
+
+#[async_trait]
+impl SecretStore for Unaudited {
+    async fn append(&self, _: AuditRow) -> StoreResult<Receipt> {
+        Ok(Receipt("".into()))
+    }
+
+    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
+        self.0.get_many(tenant, wanted).await
+    }
+
+    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+        self.0.list(tenant, scan, now).await
+    }
+
+    async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
+        self.0.versions(tenant, path).await
+    }
+
+    async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
+        self.0.commit(request).await
+    }
+
+    async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead> {
+        self.0.start_log(chain).await
+    }
+
+    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
+        self.0.audit_rows(scan, limit).await
+    }
+
+    async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
+        self.0.audit_chain(after, limit).await
+    }
+
+    async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead> {
+        self.0.chain_head(chain).await
+    }
+
+    async fn tombstones(&self) -> StoreResult<Vec<String>> {
+        self.0.tombstones().await
+    }
+
+    async fn chains(&self) -> StoreResult<Vec<ChainHead>> {
+        self.0.chains().await
+    }
+
+    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>> {
+        self.0.audit_cut(chain, before, most).await
+    }
+
+    async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt> {
+        self.0.retain(tombstone).await
+    }
+
+    async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
+        self.0.tenant_keys(tenant).await
+    }
+
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)> {
+        self.0.change_keys(request).await
+    }
+
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        self.0.generations(tenant).await
+    }
+
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        self.0.stale_keys(tenant, newest, after, limit).await
+    }
+
+    async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
+        self.0.root_fingerprint(fingerprint).await
+    }
+
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        self.0.vault_key(root, name, wrapped).await
+    }
+
+    async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {
+        self.0.kept_vault_key(name).await
+    }
+
+    async fn ready(&self) -> StoreResult<()> {
+        self.0.ready().await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
