@@ -160,6 +160,11 @@ impl Server {
             root_sources,
         });
         record_start(&vault, &lost).await.map_err(StartError::Audit)?;
+        if !lost.is_empty() {
+            // On record by now, so that the next start need not be told again.
+            let file = CheckpointFile::new(config.checkpoint_file());
+            file.put_aside().map_err(|error| StartError::Checkpoints(file.path().to_owned(), error))?;
+        }
         let (vault, store) = (Arc::new(vault), Arc::clone(store));
         Ok(Self { vault, authenticator, issuer, store, metrics, watch, checkpoints, config, compiler })
     }
@@ -192,8 +197,7 @@ async fn start_log(
         if !config.audit.accept_rollback {
             return Err(StartError::RolledBack(lost));
         }
-        let aside = file.put_aside().map_err(unusable)?;
-        tracing::warn!(?lost, aside = %aside.display(), "the audit log was rolled back, and that was accepted");
+        tracing::warn!(?lost, "the audit log was rolled back, and that was accepted");
     }
     let chain = AuditChain::new(Arc::clone(keys), clock);
     let checkpoints = chain.checkpoints();
@@ -217,7 +221,7 @@ const REMOVE_EVERY: Duration = Duration::from_hours(1);
 async fn remove_old_events(vault: Arc<Vault>, keep_for: Duration, shutdown: CancellationToken) {
     loop {
         let cutoff = SystemClock.now().minus(keep_for);
-        vault.remove_events_before(cutoff).await.ok();
+        shutdown.run_until_cancelled(vault.remove_events_before(cutoff)).await;
         if shutdown.run_until_cancelled(tokio::time::sleep(REMOVE_EVERY)).await.is_none() {
             return;
         }

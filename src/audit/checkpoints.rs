@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Evidence;
+use super::{Evidence, Note};
 use crate::domain::Receipt;
 
-/// How much of the file's end is read: the newest notes of every chain are there.
+/// How much of the file's end is read.
 const TAIL: u64 = 1024 * 1024;
 
 /// The file.
@@ -38,11 +38,13 @@ impl CheckpointFile {
     /// As the file system says.
     pub fn append(&self, note: &Receipt) -> io::Result<()> {
         let mut file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&self.0)?;
-        file.write_all(format!("{}\n", note.0).as_bytes())?;
+        // A line that was cut short before does not spoil this one.
+        file.write_all(format!("\n{}\n", note.0).as_bytes())?;
         file.sync_data()
     }
 
-    /// The notes at its end; none where there is no such file.
+    /// The notes at its end (those of the last hours, where one is written every ten seconds); none where there is no
+    /// such file.
     ///
     /// # Errors
     ///
@@ -59,7 +61,8 @@ impl CheckpointFile {
         let text = String::from_utf8_lossy(&bytes);
         // Where the beginning was left out, the first line is half a line; and the last may be half written.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let lines = whole.lines().skip(usize::from(start > 0)).filter(|line| !line.is_empty());
+        // A write that was cut short by a crash is no forgery.
+        let lines = whole.lines().skip(usize::from(start > 0)).filter(|line| Note::is_whole(line));
         let origin = format!("a checkpoint in {}", self.0.display());
         Ok(lines.map(|note| Evidence { note: note.to_owned(), origin: origin.clone() }).collect())
     }
@@ -86,23 +89,37 @@ impl CheckpointFile {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use ed25519_dalek::SigningKey;
+
     use super::*;
+    use crate::{
+        audit::NoteKind,
+        domain::{ChainHead, Timestamp},
+    };
+
+    fn note(micros: i64) -> Receipt {
+        let (kind, head, at) = (NoteKind::Reached, ChainHead::origin(1), Timestamp::from_micros(micros));
+        Receipt(Note { kind, head, at }.sign(&SigningKey::from_bytes(&[1; 32])).into())
+    }
 
     #[test]
     fn notes_are_appended_and_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let file = CheckpointFile::new(directory.path().join("checkpoints.log"));
         assert!(file.read().unwrap().is_empty());
-        for word in ["one", "two"] {
-            file.append(&Receipt(word.into())).unwrap();
+        for number in [1, 2] {
+            file.append(&note(number)).unwrap();
         }
         assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::OpenOptions::new().append(true).open(file.path()).unwrap().write_all(b"half a li").unwrap();
-        let notes: Vec<_> = file.read().unwrap().into_iter().map(|shown| shown.note).collect();
-        assert_eq!(notes, ["one", "two"]);
+        let notes = || file.read().unwrap().into_iter().map(|shown| shown.note).collect::<Vec<_>>();
+        fs::OpenOptions::new().append(true).open(file.path()).unwrap().write_all(b"reached1.1.7").unwrap();
+        let expected = |numbers: &[i64]| numbers.iter().map(|number| note(*number).0.to_string()).collect::<Vec<_>>();
+        assert_eq!(notes(), expected(&[1, 2]));
+        file.append(&note(3)).unwrap();
+        assert_eq!(notes(), expected(&[1, 2, 3]), "half a line spoils no other, and is no evidence");
         let aside = file.put_aside().unwrap();
         assert!(aside.exists() && file.read().unwrap().is_empty());
-        file.append(&Receipt("three".into())).unwrap();
+        file.append(&note(4)).unwrap();
         assert_ne!(file.put_aside().unwrap(), aside, "nothing is written over");
     }
 
@@ -110,11 +127,12 @@ mod tests {
     fn of_a_long_file_the_end_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let file = CheckpointFile::new(directory.path().join("checkpoints.log"));
-        let line = "x".repeat(99);
-        let many = usize::try_from(TAIL).unwrap() / 100 + 50;
-        fs::write(file.path(), format!("{line}\n").repeat(many) + "last\n").unwrap();
+        let line = note(1).0;
+        let many = usize::try_from(TAIL).unwrap() / line.len() + 50;
+        fs::write(file.path(), format!("{line}\n").repeat(many)).unwrap();
+        file.append(&note(2)).unwrap();
         let notes = file.read().unwrap();
-        assert_eq!(notes.last().unwrap().note, "last");
-        assert!(notes.len() < many && notes[0].note == line);
+        assert_eq!(notes.last().unwrap().note, *note(2).0);
+        assert!(notes.len() < many && notes[0].note == *line);
     }
 }

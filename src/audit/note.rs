@@ -58,6 +58,13 @@ impl Note {
         Some(note)
     }
 
+    /// Whether a text has a note's length and parts, whoever signed it: a line that was cut short has not.
+    #[must_use]
+    pub fn is_whole(text: &str) -> bool {
+        let signature = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes.len() == 64);
+        text.rsplit_once('.').is_some_and(|(unsigned, last)| Self::parse(unsigned).is_some() && signature(last))
+    }
+
     fn unsigned(&self) -> String {
         let ChainHead { place: AuditPlace { chain, number }, link } = self.head;
         let link = BASE64_URL_SAFE_NO_PAD.encode(link.0);

@@ -4,7 +4,11 @@
 //! Within a chain, numbers without a gap and links that hang together answer both. What they cannot show is that rows
 //! at the end are missing: that takes a signed note from elsewhere, a later checkpoint or a client's receipt.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -65,6 +69,11 @@ pub enum Problem {
         /// Who showed the note.
         origin: String,
     },
+    /// Rows stand where the vault writes none: somebody else put them there.
+    Misplaced {
+        /// How many.
+        rows: u64,
+    },
     /// A checkpoint in the log does not vouch for the rows before it.
     FalseCheckpoint {
         /// The chain.
@@ -103,6 +112,7 @@ impl fmt::Display for Problem {
             Self::FalseCheckpoint { chain, number } => {
                 write!(f, "chain {chain}, row {number}: a checkpoint that does not vouch for what is before it")
             }
+            Self::Misplaced { rows } => write!(f, "{rows} rows stand where the vault writes none"),
             Self::ForgedNote { origin } => write!(f, "{origin}: not signed by this vault, so it proves nothing"),
         }
     }
@@ -128,7 +138,8 @@ pub struct ChainReport {
 /// What was found of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Whether everything that is there is what was recorded.
+    /// Whether everything that is there is what was recorded. Of a row behind a gap it says nothing: what it hangs from
+    /// is not there.
     pub integrity: bool,
     /// Whether nothing is known to be missing.
     pub completeness: bool,
@@ -138,6 +149,9 @@ pub struct Report {
     pub problems: Vec<Problem>,
 }
 
+/// Who shows a tombstone.
+const TOMBSTONE: &str = "a tombstone in the log";
+
 /// Reads a log, chain by chain and row by row.
 #[derive(Clone)]
 pub struct Verifier {
@@ -146,8 +160,10 @@ pub struct Verifier {
     removed: BTreeMap<u32, ChainHead>,
     /// What the chains had come to, as it was shown from outside.
     reached: BTreeMap<AuditPlace, (Link, String)>,
-    /// The newest row of each chain that another chain vouches for.
-    anchored: BTreeMap<u32, (ChainHead, String)>,
+    /// The checkpoints of each chain, for the other chains' words about them.
+    checkpoints: BTreeMap<AuditPlace, Link>,
+    /// What other chains say of rows that were not read yet.
+    anchored: BTreeMap<AuditPlace, (Link, String)>,
     chains: BTreeMap<u32, Progress>,
     problems: Vec<Problem>,
 }
@@ -169,11 +185,12 @@ impl Verifier {
             keys,
             removed: BTreeMap::new(),
             reached: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             anchored: BTreeMap::new(),
             chains: BTreeMap::new(),
             problems: Vec::new(),
         };
-        let origin = "a tombstone in the log".to_owned();
+        let origin = TOMBSTONE.to_owned();
         let tombstones = tombstones.iter().map(|note| Evidence { note: note.clone(), origin: origin.clone() });
         for shown in tombstones {
             verifier.take(&shown, NoteKind::Removed);
@@ -187,12 +204,19 @@ impl Verifier {
     fn take(&mut self, shown: &Evidence, kind: NoteKind) {
         let note = Note::verify(shown.note.trim(), &self.keys.verifying_key()).filter(|note| note.kind == kind);
         match note {
-            Some(Note { head, kind: NoteKind::Removed, .. }) => drop(self.removed.insert(head.place.chain, head)),
+            Some(Note { head, kind: NoteKind::Removed, .. }) => {
+                // The furthest holds: what is before it went with it.
+                let known = self.removed.entry(head.place.chain).or_insert(head);
+                if known.place < head.place {
+                    *known = head;
+                }
+            }
             Some(Note { head, kind: NoteKind::Reached, .. }) => {
                 let known = self.reached.insert(head.place, (head.link, shown.origin.clone()));
                 // Two notes that contradict one another: one of them was given for a log that is not this one.
                 if known.is_some_and(|(link, _)| link != head.link) {
-                    self.rewritten(head.place, shown.origin.clone());
+                    let (chain, number) = (head.place.chain, head.place.number);
+                    self.problems.push(Problem::Rewritten { chain, number, origin: shown.origin.clone() });
                 }
             }
             None => self.problems.push(Problem::ForgedNote { origin: shown.origin.clone() }),
@@ -212,7 +236,11 @@ impl Verifier {
         } else if row.row.action == CHECKPOINT {
             self.checkpoint(&before, row);
         }
-        self.step(row.place, found.unwrap_or_default(), row.row.events);
+        let link = found.unwrap_or_default();
+        if row.row.action == CHECKPOINT {
+            self.checkpoints.insert(row.place, link);
+        }
+        self.step(row.place, link, row.row.events);
     }
 
     /// Reads a row that is there and cannot be read.
@@ -229,18 +257,10 @@ impl Verifier {
     /// What was found.
     #[must_use]
     pub fn finish(mut self) -> Report {
-        let anchored = std::mem::take(&mut self.anchored).into_values().map(|(head, origin)| (head.place, origin));
-        let reached = std::mem::take(&mut self.reached).into_iter().map(|(place, (_, origin))| (place, origin));
-        let mut newest: Vec<(AuditPlace, String)> = anchored.chain(reached).collect();
-        newest.sort();
-        let newest: BTreeMap<u32, (i64, String)> =
-            newest.into_iter().map(|(place, origin)| (place.chain, (place.number, origin))).collect();
-        for (chain, (reached, origin)) in newest {
+        for (chain, (reached, origin)) in self.expected() {
             let last = self.head(chain).place.number;
             if last < reached {
                 self.problems.push(Problem::CutOff { chain, last, reached, origin });
-            } else if let Some(progress) = self.chains.get_mut(&chain) {
-                progress.proven_to = Some(reached);
             }
         }
         let chains = self.chains.iter().map(|(chain, progress)| ChainReport {
@@ -259,6 +279,34 @@ impl Verifier {
         }
     }
 
+    /// The last row that each chain must have, and who shows that.
+    fn expected(&self) -> BTreeMap<u32, (i64, String)> {
+        // A tombstone always leaves a row behind it.
+        let left = |head: &ChainHead| (head.place.chain, (head.place.number + 1, TOMBSTONE.to_owned()));
+        let mut expected: BTreeMap<u32, (i64, String)> = self.removed.values().map(left).collect();
+        for (place, (_, origin)) in self.reached.iter().chain(&self.anchored) {
+            let known = expected.entry(place.chain).or_insert((place.number, origin.clone()));
+            if known.0 < place.number {
+                *known = (place.number, origin.clone());
+            }
+        }
+        expected
+    }
+
+    /// The last rows read of chains of which others know more: where servers are at work, there is more to read.
+    #[must_use]
+    pub fn behind(&self) -> Vec<AuditPlace> {
+        let anchored: BTreeSet<u32> = self.anchored.keys().map(|place| place.chain).collect();
+        anchored.into_iter().map(|chain| self.head(chain).place).collect()
+    }
+
+    /// Rows at places where the vault writes none. No query shows them.
+    pub fn misplaced(&mut self, rows: u64) {
+        if rows > 0 {
+            self.problems.push(Problem::Misplaced { rows });
+        }
+    }
+
     /// What the next row of a chain has to follow.
     fn head(&self, chain: u32) -> ChainHead {
         let removed = || self.removed.get(&chain).copied();
@@ -271,17 +319,32 @@ impl Verifier {
         progress.head = ChainHead { place, link };
         progress.rows += 1;
         progress.events += u64::from(events);
-        let anchored = self.anchored.get(&place.chain).filter(|(head, _)| head.place == place);
-        let anchored = anchored.map(|(head, origin)| (head.link, origin.clone()));
+        let anchored = self.anchored.remove(&place);
         for (proven, origin) in self.reached.get(&place).cloned().into_iter().chain(anchored) {
-            if proven != link {
-                self.rewritten(place, origin);
-            }
+            self.compare(place, link, proven, origin);
         }
     }
 
-    fn rewritten(&mut self, place: AuditPlace, origin: String) {
-        self.problems.push(Problem::Rewritten { chain: place.chain, number: place.number, origin });
+    /// Holds a row that was read against what somebody vouches for.
+    fn compare(&mut self, place: AuditPlace, link: Link, proven: Link, origin: String) {
+        if proven != link {
+            self.problems.push(Problem::Rewritten { chain: place.chain, number: place.number, origin });
+        } else if let Some(progress) = self.chains.get_mut(&place.chain) {
+            progress.proven_to = progress.proven_to.max(Some(place.number));
+        }
+    }
+
+    /// Another chain's word: held against the row that it is about, now or when that is read.
+    fn anchor(&mut self, other: ChainHead, origin: String) {
+        let ChainHead { place, link: proven } = other;
+        match (self.chains.get(&place.chain), self.checkpoints.get(&place)) {
+            (Some(progress), None) if place.number < progress.first => (),
+            (Some(progress), found) if place <= progress.head.place => {
+                let link = found.copied().unwrap_or_default();
+                self.compare(place, link, proven, origin);
+            }
+            _ => drop(self.anchored.insert(place, (proven, origin))),
+        }
     }
 
     /// A checkpoint vouches for the row before it, and for the other chains.
@@ -298,12 +361,7 @@ impl Verifier {
             return;
         };
         for other in checkpoint.others.iter().filter_map(Anchor::head) {
-            // The newest is enough: what is before it hangs from it.
-            let known = self.anchored.get(&other.place.chain).is_some_and(|(head, _)| head.place >= other.place);
-            if !known {
-                let origin = format!("a checkpoint of chain {chain} (row {number})");
-                self.anchored.insert(other.place.chain, (other, origin));
-            }
+            self.anchor(other, format!("a checkpoint of chain {chain} (row {number})"));
         }
     }
 }

@@ -17,11 +17,14 @@ use crate::{
     crypto::{Keyring, RootKey},
     domain::{AuditPlace, hex},
     server::{SystemEntropy, kept_audit_keys, open_to_read},
-    store::SecretStore,
+    store::{SecretStore, StoreResult},
 };
 
 /// How many rows are read at a time.
 const CHUNK: u32 = 4_096;
+
+/// How often chains that others know more of are read on.
+const CATCH_UP: usize = 10;
 
 /// What to do with the audit log.
 #[derive(Args)]
@@ -117,7 +120,8 @@ async fn verify(args: VerifyArgs) -> CommandResult {
 fn evidence(args: &VerifyArgs, config: &Config) -> std::io::Result<Vec<Evidence>> {
     let mut shown = CheckpointFile::new(config.checkpoint_file()).read()?;
     for path in &args.checkpoints {
-        shown.extend(CheckpointFile::new(path.clone()).read()?);
+        let file = CheckpointFile::new(fs::canonicalize(path)?);
+        shown.extend(file.read()?);
     }
     let mut receipts = args.receipts.clone();
     if let Some(path) = &args.receipts_file {
@@ -134,20 +138,40 @@ fn evidence(args: &VerifyArgs, config: &Config) -> std::io::Result<Vec<Evidence>
     Ok(shown)
 }
 
-async fn read_all(store: &dyn SecretStore, mut verifier: Verifier) -> Result<Report, Box<dyn std::error::Error>> {
-    let mut after = AuditPlace { chain: 0, number: 0 };
+async fn read_all(store: &dyn SecretStore, mut verifier: Verifier) -> StoreResult<Report> {
+    read_on(store, &mut verifier, AuditPlace { chain: 0, number: 0 }, None).await?;
+    // Where several servers are at work, a chain that was read last knows more of one that was read first.
+    for _ in 0..CATCH_UP {
+        for place in verifier.behind() {
+            read_on(store, &mut verifier, place, Some(place.chain)).await?;
+        }
+    }
+    verifier.misplaced(store.misplaced_audit_rows().await?);
+    Ok(verifier.finish())
+}
+
+/// Reads from behind a place to the end; of one chain, or of all.
+async fn read_on(
+    store: &dyn SecretStore,
+    verifier: &mut Verifier,
+    mut after: AuditPlace,
+    chain: Option<u32>,
+) -> StoreResult<()> {
     loop {
         let rows = store.audit_chain(after, CHUNK).await?;
-        for row in &rows {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        for row in rows {
+            let place = row.as_ref().map_or_else(|damaged| damaged.place, |row| row.place);
+            if chain.is_some_and(|chain| chain != place.chain) {
+                return Ok(());
+            }
             match row {
-                Ok(row) => verifier.row(row),
+                Ok(row) => verifier.row(&row),
                 Err(damaged) => verifier.damaged_row(damaged.place),
             }
-        }
-        match rows.last() {
-            Some(Ok(row)) => after = row.place,
-            Some(Err(damaged)) => after = damaged.place,
-            None => return Ok(verifier.finish()),
+            after = place;
         }
     }
 }

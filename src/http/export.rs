@@ -169,7 +169,7 @@ fn cells(entry: &LogEntry) -> [String; COLUMNS.len()] {
         decision.and_then(|decision| decision.module.clone()).unwrap_or_default(),
         decision.and_then(|decision| decision.digest.clone()).unwrap_or_default(),
         harmless(decision.map_or("", |decision| &decision.reason)),
-        decision.map(|decision| decision.rules.join(" ")).unwrap_or_default(),
+        harmless(&decision.map(|decision| decision.rules.join(" ")).unwrap_or_default()),
         decision.and_then(|decision| decision.generation).map(|number| number.to_string()).unwrap_or_default(),
         decision.map(|decision| serde_json::json!(decision.inputs).to_string()).unwrap_or_default(),
         entry.duration_ms.to_string(),

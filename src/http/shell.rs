@@ -47,6 +47,12 @@ impl Shell {
         Sealer { inside: Arc::downgrade(&self.inside), sealed: Arc::clone(&self.sealed) }
     }
 
+    /// Whether there is no inside.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        self.inside.load().is_none()
+    }
+
     /// Waits until the inside is taken away.
     pub async fn sealed(&self) {
         self.sealed.notified().await;
@@ -67,8 +73,9 @@ pub struct Sealer {
 impl Sealer {
     /// See [`Shell::seal`].
     pub fn seal(&self) {
-        if let Some(inside) = self.inside.upgrade() {
-            inside.store(None);
+        if let Some(inside) = self.inside.upgrade()
+            && inside.swap(None).is_some()
+        {
             self.sealed.notify_one();
         }
     }

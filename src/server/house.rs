@@ -155,6 +155,10 @@ impl House {
         while ended.run_until_cancelled(self.shell.sealed()).await.is_some() {
             // Held until all is gone: an unsealing that comes meanwhile waits, and finds the store free.
             let mut state = self.state.lock().await;
+            // Unsealed again meanwhile, or never open.
+            if !self.shell.is_sealed() || matches!(*state, State::Sealed(_)) {
+                continue;
+            }
             let State::Open(inside) = std::mem::replace(&mut *state, State::Sealed(ShareBox::default())) else {
                 continue;
             };
@@ -179,12 +183,13 @@ impl House {
 impl Inside {
     async fn empty(self) {
         drop(self.stop);
-        if let Some(vault) = self.vault.upgrade() {
-            vault.stop_rewrapping();
-        }
         let begun = std::time::Instant::now();
         let mut told = false;
         while self.vault.strong_count() > 0 {
+            // One may begin while the last requests end.
+            if let Some(vault) = self.vault.upgrade() {
+                vault.stop_rewrapping();
+            }
             if begun.elapsed() > PATIENCE && !told {
                 told = true;
                 tracing::warn!("a request in flight still holds the keys");

@@ -34,13 +34,21 @@ static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
     (1..=ROWS).map(statement).collect()
 });
 
+/// Where the vault writes rows: whatever stands elsewhere was put there by somebody else, and is shown to nobody.
+macro_rules! in_place {
+    () => {
+        "chain BETWEEN 1 AND 4294967295 AND number BETWEEN 1 AND 9007199254740992"
+    };
+}
+
 macro_rules! scan {
     ($at:literal, $more:literal, $compare:literal, $order:literal) => {
         concat!(
             "SELECT ",
             columns!(),
-            " FROM audit_log
-              WHERE (tenant = $1 OR ($2 = 1 AND tenant IS NULL)) AND (at, chain, number) ",
+            " FROM audit_log WHERE ",
+            in_place!(),
+            " AND (tenant = $1 OR ($2 = 1 AND tenant IS NULL)) AND (at, chain, number) ",
             $compare,
             " ($3, $4, $5) AND ",
             $at,
@@ -119,7 +127,9 @@ impl<B: Backend> Tables<'_, B> {
         const SQL: &str = concat!(
             "SELECT ",
             columns!(),
-            " FROM audit_log WHERE (chain, number) > ($1, $2) ORDER BY chain, number LIMIT $3"
+            " FROM audit_log WHERE ",
+            in_place!(),
+            " AND (chain, number) > ($1, $2) ORDER BY chain, number LIMIT $3"
         );
         let args = [Arg::Int(i64::from(after.chain)), Arg::Int(after.number), Arg::Int(i64::from(limit))];
         self.fetch(SQL, &args).await?.iter().map(logged).collect()
@@ -127,7 +137,8 @@ impl<B: Backend> Tables<'_, B> {
 
     /// The last row of a chain, or what stands for the rows that were removed.
     pub async fn chain_head(&mut self, chain: u32) -> StoreResult<ChainHead> {
-        const SQL: &str = "SELECT number, link FROM audit_log WHERE chain = $1 ORDER BY number DESC LIMIT 1";
+        const SQL: &str = "SELECT number, link FROM audit_log WHERE chain = $1 AND number <= 9007199254740992
+                           ORDER BY number DESC LIMIT 1";
         let rows = self.fetch(SQL, &[Arg::Int(i64::from(chain))]).await?;
         let Some(row) = rows.first() else { return Ok(ChainHead::origin(chain)) };
         Ok(ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? })
@@ -137,11 +148,23 @@ impl<B: Backend> Tables<'_, B> {
     pub async fn other_chains(&mut self, chain: u32) -> StoreResult<Vec<ChainHead>> {
         const SQL: &str = "SELECT chain, number, link FROM audit_chains WHERE chain <> $1 ORDER BY chain";
         let rows = self.fetch(SQL, &[Arg::Int(i64::from(chain))]).await?;
-        let head = |row: &B::Row| {
+        let head = |row: &B::Row| -> StoreResult<ChainHead> {
             let place = AuditPlace { chain: narrow(row.int(0)?)?, number: row.int(1)? };
             Ok(ChainHead { place, link: link(row.blob(2)?)? })
         };
-        rows.iter().map(head).collect()
+        let whole = |row: &B::Row| {
+            let head = head(row);
+            head.inspect_err(|error| tracing::error!(%error, "ALARM: a chain's checkpoint is damaged")).ok()
+        };
+        Ok(rows.iter().filter_map(whole).collect())
+    }
+
+    /// How many rows stand where the vault writes none.
+    pub async fn misplaced_rows(&mut self) -> StoreResult<u64> {
+        const SQL: &str = concat!("SELECT CAST(count(*) AS BIGINT) FROM audit_log WHERE NOT (", in_place!(), ")");
+        let rows = self.fetch(SQL, &[]).await?;
+        let count = rows.first().ok_or(StoreError::Damaged("count"))?.int(0)?;
+        u64::try_from(count).map_err(|_| StoreError::Damaged("count"))
     }
 
     /// Keeps the last checkpoint of a chain.
@@ -152,32 +175,13 @@ impl<B: Backend> Tables<'_, B> {
         self.execute(SQL, &[chain, number, Arg::Blob(&head.link.0)]).await.map(drop)
     }
 
-    /// Where to cut a chain: how many rows go, and the last of them.
-    pub async fn audit_cut(
-        &mut self,
-        chain: u32,
-        before: Timestamp,
-        most: u32,
-    ) -> StoreResult<Option<(u64, ChainHead)>> {
-        const SQL: &str = "
-            WITH ends AS (SELECT min(number) AS first, max(number) AS last FROM audit_log WHERE chain = $1)
-            SELECT a.number, a.link, a.number - ends.first + 1 FROM audit_log AS a, ends
-            WHERE a.chain = $1 AND a.number < ends.first + $3 AND a.number < COALESCE(
-                (SELECT number FROM audit_log WHERE chain = $1 AND at >= $2 ORDER BY number LIMIT 1), ends.last)
-            ORDER BY a.number DESC LIMIT 1";
-        let args = [Arg::Int(i64::from(chain)), Arg::Int(before.micros()), Arg::Int(i64::from(most))];
-        let rows = self.fetch(SQL, &args).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let head = ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? };
-        Ok(Some((u64::try_from(row.int(2)?).unwrap_or_default(), head)))
-    }
-
     /// Removes the rows that a tombstone stands for.
     pub async fn retain(&mut self, tombstone: &Tombstone) -> StoreResult<()> {
         let [chain, number] = place(tombstone.until);
         self.execute("DELETE FROM audit_log WHERE chain = $1 AND number <= $2", &[chain, number]).await?;
-        self.execute("DELETE FROM audit_tombstones WHERE chain = $1", &[chain]).await?;
-        let keep = "INSERT INTO audit_tombstones (chain, number, note) VALUES ($1, $2, $3)";
+        // Another server may have removed more meanwhile: its tombstone stands for this one too.
+        self.execute("DELETE FROM audit_tombstones WHERE chain = $1 AND number < $2", &[chain, number]).await?;
+        let keep = "INSERT INTO audit_tombstones (chain, number, note) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
         self.execute(keep, &[chain, number, Arg::Text(&tombstone.note)]).await.map(drop)
     }
 

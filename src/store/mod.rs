@@ -291,9 +291,8 @@ pub trait SecretStore: Send + Sync {
     /// The chains, at their last checkpoints.
     async fn chains(&self) -> StoreResult<Vec<ChainHead>>;
 
-    /// Where to cut a chain so that rows from before an instant go, `most` of them at most, and the last row stays: how
-    /// many that are, and the last of them. `None` where there is nothing to go.
-    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>>;
+    /// How many rows of the audit log stand where the vault writes none.
+    async fn misplaced_audit_rows(&self) -> StoreResult<u64>;
 
     /// Removes a chain's oldest rows, and leaves a tombstone and an event.
     async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt>;

@@ -117,8 +117,8 @@ impl SecretStore for PostgresStore {
         Tables::<Postgres>(&mut *self.connection().await?).other_chains(0).await
     }
 
-    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>> {
-        Tables::<Postgres>(&mut *self.connection().await?).audit_cut(chain, before, most).await
+    async fn misplaced_audit_rows(&self) -> StoreResult<u64> {
+        Tables::<Postgres>(&mut *self.connection().await?).misplaced_rows().await
     }
 
     async fn tombstones(&self) -> StoreResult<Vec<String>> {

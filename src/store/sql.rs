@@ -234,7 +234,10 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
 
     /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
     fn is_failed_sync(error: &StoreError) -> bool {
-        let StoreError::Database(sqlx::Error::Database(error)) = error else { return false };
+        // What was given up may still fail unseen.
+        let StoreError::Database(sqlx::Error::Database(error)) = error else {
+            return matches!(error, StoreError::Late);
+        };
         error.code().is_some_and(|code| ["1034", "1290"].contains(&&*code))
     }
 

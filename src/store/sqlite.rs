@@ -142,8 +142,8 @@ impl SecretStore for SqliteStore {
         Tables::<Sqlite>(&mut *self.reader().await?).other_chains(0).await
     }
 
-    async fn audit_cut(&self, chain: u32, before: Timestamp, most: u32) -> StoreResult<Option<(u64, ChainHead)>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).audit_cut(chain, before, most).await
+    async fn misplaced_audit_rows(&self) -> StoreResult<u64> {
+        Tables::<Sqlite>(&mut *self.reader().await?).misplaced_rows().await
     }
 
     async fn tombstones(&self) -> StoreResult<Vec<String>> {

@@ -21,7 +21,7 @@ use crate::domain::{AuditRow, Chain, ChainHead, Receipt};
 const QUEUE: usize = 1_024;
 /// How many requests one transaction serves at most.
 const GROUP: usize = 256;
-/// How long a transaction may take. Whoever waits for it has given up long before.
+/// How long a transaction may take: longer than anyone waits for a secret's.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so many events a checkpoint follows.
 const CHECKPOINT_EVENTS: u64 = 1_000;

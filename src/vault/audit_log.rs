@@ -1,6 +1,9 @@
 //! Reading the audit log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -128,7 +131,7 @@ impl Vault {
         scan.to = Some(scan.to.map_or(caller.context.now, |to| to.min(caller.context.now)));
         let details = json!({ "from": scan.from, "to": scan.to });
         self.record_system(caller, EXPORT, audit::OK, details).await?;
-        Ok(ExportReader { vault: Arc::clone(self), scan: Some(scan), filter })
+        Ok(ExportReader { vault: Arc::downgrade(self), scan: Some(scan), filter })
     }
 
     /// Reads the next rows of a scan, and moves its start behind them. False where there are no more.
@@ -159,7 +162,8 @@ impl Vault {
 
 /// Reads the events of an export.
 pub struct ExportReader {
-    vault: Arc<Vault>,
+    /// Not held between two looks: a client that takes its time must not keep the keys of a vault that is sealed.
+    vault: Weak<Vault>,
     /// Where to read on; none at the end.
     scan: Option<AuditScan>,
     filter: AuditFilter,
@@ -173,7 +177,8 @@ impl ExportReader {
     /// [`Fault::Unavailable`].
     pub async fn next(&mut self) -> Result<Option<Vec<LogEntry>>, Fault> {
         while let Some(mut scan) = self.scan.take() {
-            let (entries, more) = self.vault.audit_chunk(&mut scan, &self.filter).await?;
+            let vault = self.vault.upgrade().ok_or(Fault::Unavailable)?;
+            let (entries, more) = vault.audit_chunk(&mut scan, &self.filter).await?;
             self.scan = more.then_some(scan);
             if !entries.is_empty() {
                 return Ok(Some(entries));

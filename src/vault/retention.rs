@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Fault, Vault, within};
 use crate::{
     audit::{Note, NoteKind},
-    domain::Timestamp,
+    domain::{AuditPlace, ChainHead, Timestamp},
     store::Tombstone,
 };
 
@@ -27,19 +27,62 @@ impl Vault {
     pub async fn remove_events_before(&self, cutoff: Timestamp) -> Result<u64, Fault> {
         let mut removed = 0;
         for chain in within(DEADLINE, self.store.chains()).await? {
-            let chain = chain.place.chain;
-            while let Some((rows, until)) = within(DEADLINE, self.store.audit_cut(chain, cutoff, STEP)).await? {
-                let now = self.clock.now();
-                let note = self.audit_keys.note(&Note { kind: NoteKind::Removed, head: until, at: now });
-                let number = until.place.number;
-                let details = json!({ "chain": chain, "until": number, "rows": rows, "before": cutoff });
-                let tombstone =
-                    Tombstone { until: until.place, note, event: self.own_row(&self.own_context(), ACTION, details) };
-                within(DEADLINE, self.store.retain(tombstone)).await?;
-                tracing::info!(chain, until = number, rows, "old events were removed from the audit log");
+            let mut begin = self.begin_of(chain.place.chain).await?;
+            while let Some(until) = self.old_rows(begin, cutoff).await? {
+                let rows = until.place.number.abs_diff(begin.place.number);
+                self.remove_rows(until, rows, cutoff).await?;
                 removed += rows;
+                begin = until;
             }
         }
         Ok(removed)
+    }
+
+    /// What a chain's first row hangs from: the last that was removed, or nothing.
+    async fn begin_of(&self, chain: u32) -> Result<ChainHead, Fault> {
+        let notes = within(DEADLINE, self.store.tombstones()).await?;
+        let key = self.audit_keys.verifying_key();
+        let removed = notes.iter().filter_map(|note| Note::verify(note, &key));
+        let removed = removed.filter(|note| note.kind == NoteKind::Removed && note.head.place.chain == chain);
+        let last = removed.map(|note| note.head).max_by_key(|head| head.place);
+        Ok(last.unwrap_or(ChainHead::origin(chain)))
+    }
+
+    /// The last of the old rows that follow `begin`, a step of them at most; none where there is none to go. Each was
+    /// held against what it hangs from: a tombstone is not signed for rows that somebody else made old, or removed.
+    async fn old_rows(&self, begin: ChainHead, cutoff: Timestamp) -> Result<Option<ChainHead>, Fault> {
+        let rows = within(DEADLINE, self.store.audit_chain(begin.place, STEP + 1)).await?;
+        let mut heads = vec![begin];
+        for row in rows {
+            let before = heads.last().copied().unwrap_or(begin);
+            let place = AuditPlace { number: before.place.number + 1, ..before.place };
+            let row = match row {
+                Ok(row) if row.place.chain != place.chain => break,
+                Ok(row) if row.row.at >= cutoff => {
+                    heads.push(before);
+                    break;
+                }
+                Ok(row) if row.place == place && row.link == self.audit_keys.link(&before, &row.row).0 => row,
+                _ => {
+                    tracing::error!(%place, "ALARM: the audit log was altered; nothing is removed from there on");
+                    return Ok(None);
+                }
+            };
+            let link = self.audit_keys.link(&before, &row.row);
+            heads.push(ChainHead { place, link });
+        }
+        // The last row that was read stays: it may be the last of the chain.
+        heads.pop();
+        Ok(heads.last().copied().filter(|until| *until != begin))
+    }
+
+    async fn remove_rows(&self, until: ChainHead, rows: u64, cutoff: Timestamp) -> Result<(), Fault> {
+        let AuditPlace { chain, number } = until.place;
+        let note = self.audit_keys.note(&Note { kind: NoteKind::Removed, head: until, at: self.clock.now() });
+        let details = json!({ "chain": chain, "until": number, "rows": rows, "before": cutoff });
+        let event = self.own_row(&self.own_context(), ACTION, details);
+        within(DEADLINE, self.store.retain(Tombstone { until: until.place, note, event })).await?;
+        tracing::info!(chain, until = number, rows, "old events were removed from the audit log");
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 
 use portcullis::{
     audit::{CHECKPOINT, Note, NoteKind, Problem},
-    domain::StoredAuditRow,
+    domain::{AuditPlace, AuditRow, ChainHead, StoredAuditRow},
     server::StartError,
 };
 use serde_json::{Value, json};
@@ -162,6 +162,42 @@ async fn what_is_removed_leaves_a_tombstone() {
     assert_eq!(server.log().await.verify(&[]).problems, []);
 }
 
+/// Whoever writes to the database must not have the vault sign away what is not old.
+#[tokio::test]
+async fn retention_signs_for_nothing_that_was_altered() {
+    let config = "[audit]\nkeep_for = \"1h\"\n".to_owned();
+    let mut server = TestServer::start(Options { config, ..Options::default() }).await;
+    some_requests(&server).await;
+    server.stop().await;
+    let mut database = raw(&server.data_dir).await;
+    execute(&mut database, "UPDATE audit_log SET at = 0 WHERE number <= 6").await;
+    drop(database);
+    server.restart().await;
+    some_requests(&server).await;
+    let log = server.log().await;
+    assert_eq!((log.rows[0].place.number, log.tombstones.len()), (1, 0), "nothing was removed");
+    assert!(log.verify(&[]).problems.contains(&Problem::Altered { chain: 1, number: 1 }));
+}
+
+#[tokio::test]
+async fn rows_elsewhere_are_shown_to_nobody_and_found() {
+    let server = TestServer::new().await;
+    some_requests(&server).await;
+    let before = server.audit("").await.len();
+    let mut database = raw(&server.data_dir).await;
+    for (chain, number) in [(0, -1), (0, 5), (-3, 1), (5_000_000_000_i64, 1), (1, -7), (1, i64::MAX)] {
+        let columns = "at, tenant, identity_id, identity_type, action, source_ip, request_id, events, body, link";
+        let copy = format!(
+            "INSERT INTO audit_log (chain, number, {columns}) SELECT {chain}, {number}, {columns} FROM audit_log WHERE number = 4"
+        );
+        execute(&mut database, copy).await;
+    }
+    assert_eq!(server.audit("").await.len(), before, "none of them is shown");
+    server.root().store("goes/on", json!({"k": 1})).await;
+    let (code, told) = server.program(&["audit", "verify"]).await;
+    assert!(code == 1 && told.contains("6 rows stand where the vault writes none"), "{told}");
+}
+
 #[tokio::test]
 async fn the_log_is_exported_line_by_line() {
     let server = TestServer::new().await;
@@ -241,4 +277,16 @@ async fn several_servers_have_chains_that_vouch_for_one_another() {
         let expected = |last: i64| matches!(&problems[..], [Problem::CutOff { chain: 2, last: found, origin, .. }] if *found == last && origin.contains("chain 1"));
         assert!(expected(kept), "{problems:?}");
     }
+    // A chain that was cut, and grew again past what the other one knows of it: its own links hold together.
+    let last = log.rows.iter().rfind(|row| row.place.chain == 2).unwrap().place.number;
+    let mut regrown: Vec<StoredAuditRow> = log.rows.iter().filter(|row| row.place.chain == 1).cloned().collect();
+    let mut head = ChainHead::origin(2);
+    for number in 1..=last + 5 {
+        let row = AuditRow { request_id: format!("req_{number}"), ..regrown[0].row.clone() };
+        let link = log.keys.link(&head, &row);
+        head = ChainHead { place: AuditPlace { chain: 2, number }, link };
+        regrown.push(StoredAuditRow { place: head.place, row, link: link.0.to_vec() });
+    }
+    let problems = Log { rows: regrown, keys: log.keys.clone(), tombstones: vec![] }.verify(&[]).problems;
+    assert!(problems.iter().any(|problem| matches!(problem, Problem::Rewritten { chain: 2, .. })), "{problems:?}");
 }

@@ -26,7 +26,7 @@ CREATE INDEX audit_log_at ON audit_log (at, chain, number);
 CREATE INDEX audit_log_request ON audit_log (request_id);
 CREATE INDEX audit_log_identity ON audit_log (tenant, identity_id, at, chain, number);
 
--- The last checkpoint of each chain, for the other chains to vouch for. Never trusted by whoever verifies.
+-- The last checkpoint of each chain, for the other chains to vouch for.
 CREATE TABLE audit_chains (
     chain  BIGINT PRIMARY KEY,
     number BIGINT NOT NULL,
