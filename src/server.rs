@@ -1,5 +1,6 @@
 //! Puts a server together from its configuration, and runs it.
 
+mod backup;
 mod house;
 mod second_place;
 
@@ -25,6 +26,7 @@ use crate::{
     vault::{Fault, Parts, Vault},
 };
 
+pub use backup::{BackupError, Restored, back_up, restore, verify_log};
 pub use house::House;
 
 /// Why a server cannot start.

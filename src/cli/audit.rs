@@ -10,18 +10,15 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{CommandResult, ConfigFile};
+use super::{CommandResult, Place};
 use crate::{
-    audit::{CheckpointFile, Evidence, Report, Verifier},
+    audit::{CheckpointFile, Evidence, Report},
     config::Config,
     crypto::{Keyring, RootKey},
-    domain::{AuditPlace, hex},
-    server::{SystemEntropy, kept_audit_keys, open_to_read},
+    domain::hex,
+    server::{SystemEntropy, kept_audit_keys, open_to_read, verify_log},
     store::SecretStore,
 };
-
-/// How many rows are read at a time.
-const CHUNK: u32 = 4_096;
 
 /// What to do with the audit log.
 #[derive(Args)]
@@ -36,15 +33,6 @@ enum Command {
     Verify(VerifyArgs),
     /// Print the key that verifies receipts and checkpoints (Ed25519, hexadecimal).
     Key(Place),
-}
-
-#[derive(Args)]
-struct Place {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// The data directory, where the configuration names no other.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -79,14 +67,6 @@ pub async fn run(args: AuditArgs) -> CommandResult {
     }
 }
 
-impl Place {
-    fn load(&self) -> Result<Config, Box<dyn std::error::Error>> {
-        let mut config = self.config.load()?;
-        config.store.data_dir = self.data_dir.clone().unwrap_or(config.store.data_dir);
-        Ok(config)
-    }
-}
-
 async fn open(config: &Config) -> Result<(Arc<dyn SecretStore>, Keyring), Box<dyn std::error::Error>> {
     let root = RootKey::load(&config.root_key_source()?)?;
     Ok((open_to_read(config).await?, Keyring::new(root, Arc::new(SystemEntropy))))
@@ -97,14 +77,7 @@ async fn verify(args: VerifyArgs) -> CommandResult {
     let (store, keyring) = open(&config).await?;
     let keys = Arc::new(kept_audit_keys(&*store, &keyring).await?);
     let evidence = evidence(&args, &config)?;
-    let report = loop {
-        let tombstones = store.tombstones().await?;
-        let report = read_all(&*store, Verifier::new(Arc::clone(&keys), &tombstones, &evidence)).await?;
-        // Old rows that were removed while the log was read are no gap: it is read again.
-        if store.tombstones().await? == tombstones {
-            break report;
-        }
-    };
+    let report = verify_log(&*store, &keys, &evidence).await?;
     store.close().await;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -132,24 +105,6 @@ fn evidence(args: &VerifyArgs, config: &Config) -> std::io::Result<Vec<Evidence>
     let named = |(number, note)| Evidence { note, origin: format!("receipt {}", number + 1) };
     shown.extend(receipts.into_iter().enumerate().map(named));
     Ok(shown)
-}
-
-async fn read_all(store: &dyn SecretStore, mut verifier: Verifier) -> Result<Report, Box<dyn std::error::Error>> {
-    let mut after = AuditPlace { chain: 0, number: 0 };
-    loop {
-        let rows = store.audit_chain(after, CHUNK).await?;
-        for row in &rows {
-            match row {
-                Ok(row) => verifier.row(row),
-                Err(damaged) => verifier.damaged_row(damaged.place),
-            }
-        }
-        match rows.last() {
-            Some(Ok(row)) => after = row.place,
-            Some(Err(damaged)) => after = damaged.place,
-            None => return Ok(verifier.finish()),
-        }
-    }
 }
 
 fn tell(report: &Report) -> std::io::Result<()> {

@@ -14,6 +14,7 @@
 mod audit;
 mod audit_chain;
 mod authoring;
+mod backup;
 mod batch;
 mod bit_flips;
 mod bodies;
