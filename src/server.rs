@@ -1,7 +1,9 @@
 //! Puts a server together from its configuration, and runs it.
 
+mod backup;
 mod house;
 mod second_place;
+mod verification;
 
 use std::{
     path::PathBuf,
@@ -25,7 +27,9 @@ use crate::{
     vault::{Fault, Parts, Vault},
 };
 
+pub use backup::{BackupError, Restored, back_up, restore};
 pub use house::House;
+pub use verification::verify_log;
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]

@@ -21,7 +21,7 @@ pub use checkpoints::CheckpointFile;
 pub use log_entry::{LogBatch, LogDecision, LogDissent, LogEntry, LogObligations, unpack};
 pub use note::{Note, NoteKind};
 pub use pack::{Entry, Event, pack};
-pub use verify::{ChainReport, Evidence, Problem, Report, Verifier};
+pub use verify::{ChainReport, Evidence, Problem, Report, Verifier, checkpoint_note};
 
 /// The code of an event that went well.
 pub const OK: &str = "ok";

@@ -350,8 +350,7 @@ impl Verifier {
     /// A checkpoint vouches for the row before it, and for the other chains.
     fn checkpoint(&mut self, before: &ChainHead, row: &StoredAuditRow) {
         let AuditPlace { chain, number } = row.place;
-        let details = serde_json::from_slice::<Packed>(&row.row.body).ok().and_then(|packed| packed.details);
-        let checkpoint = details.and_then(|details| serde_json::from_value::<Checkpoint>(details).ok());
+        let checkpoint = checkpoint_in(&row.row.body);
         let vouches = |checkpoint: &Checkpoint| {
             let note = Note::verify(&checkpoint.note, &self.keys.verifying_key());
             note.is_some_and(|note| note.kind == NoteKind::Reached && note.head == *before)
@@ -364,4 +363,15 @@ impl Verifier {
             self.anchor(other, format!("a checkpoint of chain {chain} (row {number})"));
         }
     }
+}
+
+/// The signed note in the body of a checkpoint's row; not verified.
+#[must_use]
+pub fn checkpoint_note(body: &[u8]) -> Option<String> {
+    checkpoint_in(body).map(|checkpoint| checkpoint.note)
+}
+
+fn checkpoint_in(body: &[u8]) -> Option<Checkpoint> {
+    let details = serde_json::from_slice::<Packed>(body).ok()?.details?;
+    serde_json::from_value(details).ok()
 }

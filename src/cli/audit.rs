@@ -10,21 +10,15 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{CommandResult, ConfigFile};
+use super::{CommandResult, Place};
 use crate::{
-    audit::{CheckpointFile, Evidence, Report, Verifier},
+    audit::{CheckpointFile, Evidence, Report},
     config::Config,
     crypto::{Keyring, RootKey},
-    domain::{AuditPlace, hex},
-    server::{SystemEntropy, kept_audit_keys, open_to_read},
-    store::{SecretStore, StoreResult},
+    domain::hex,
+    server::{SystemEntropy, kept_audit_keys, open_to_read, verify_log},
+    store::SecretStore,
 };
-
-/// How many rows are read at a time.
-const CHUNK: u32 = 4_096;
-
-/// How often chains that others know more of are read on.
-const CATCH_UP: usize = 10;
 
 /// What to do with the audit log.
 #[derive(Args)]
@@ -39,15 +33,6 @@ enum Command {
     Verify(VerifyArgs),
     /// Print the key that verifies receipts and checkpoints (Ed25519, hexadecimal).
     Key(Place),
-}
-
-#[derive(Args)]
-struct Place {
-    #[command(flatten)]
-    config: ConfigFile,
-    /// The data directory, where the configuration names no other.
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -82,14 +67,6 @@ pub async fn run(args: AuditArgs) -> CommandResult {
     }
 }
 
-impl Place {
-    fn load(&self) -> Result<Config, Box<dyn std::error::Error>> {
-        let mut config = self.config.load()?;
-        config.store.data_dir = self.data_dir.clone().unwrap_or(config.store.data_dir);
-        Ok(config)
-    }
-}
-
 async fn open(config: &Config) -> Result<(Arc<dyn SecretStore>, Keyring), Box<dyn std::error::Error>> {
     let root = RootKey::load(&config.root_key_source()?)?;
     Ok((open_to_read(config).await?, Keyring::new(root, Arc::new(SystemEntropy))))
@@ -100,14 +77,7 @@ async fn verify(args: VerifyArgs) -> CommandResult {
     let (store, keyring) = open(&config).await?;
     let keys = Arc::new(kept_audit_keys(&*store, &keyring).await?);
     let evidence = evidence(&args, &config)?;
-    let report = loop {
-        let tombstones = store.tombstones().await?;
-        let report = read_all(&*store, Verifier::new(Arc::clone(&keys), &tombstones, &evidence)).await?;
-        // Old rows that were removed while the log was read are no gap: it is read again.
-        if store.tombstones().await? == tombstones {
-            break report;
-        }
-    };
+    let report = verify_log(&*store, &keys, &evidence).await?;
     store.close().await;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -136,44 +106,6 @@ fn evidence(args: &VerifyArgs, config: &Config) -> std::io::Result<Vec<Evidence>
     let named = |(number, note)| Evidence { note, origin: format!("receipt {}", number + 1) };
     shown.extend(receipts.into_iter().enumerate().map(named));
     Ok(shown)
-}
-
-async fn read_all(store: &dyn SecretStore, mut verifier: Verifier) -> StoreResult<Report> {
-    read_on(store, &mut verifier, AuditPlace { chain: 0, number: 0 }, None).await?;
-    // Where several servers are at work, a chain that was read last knows more of one that was read first.
-    for _ in 0..CATCH_UP {
-        for place in verifier.behind() {
-            read_on(store, &mut verifier, place, Some(place.chain)).await?;
-        }
-    }
-    verifier.misplaced(store.misplaced_audit_rows().await?);
-    Ok(verifier.finish())
-}
-
-/// Reads from behind a place to the end; of one chain, or of all.
-async fn read_on(
-    store: &dyn SecretStore,
-    verifier: &mut Verifier,
-    mut after: AuditPlace,
-    chain: Option<u32>,
-) -> StoreResult<()> {
-    loop {
-        let rows = store.audit_chain(after, CHUNK).await?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        for row in rows {
-            let place = row.as_ref().map_or_else(|damaged| damaged.place, |row| row.place);
-            if chain.is_some_and(|chain| chain != place.chain) {
-                return Ok(());
-            }
-            match row {
-                Ok(row) => verifier.row(&row),
-                Err(damaged) => verifier.damaged_row(damaged.place),
-            }
-            after = place;
-        }
-    }
 }
 
 fn tell(report: &Report) -> std::io::Result<()> {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod audit;
+mod backup;
 mod client;
 mod config;
 mod key_files;
@@ -39,6 +40,10 @@ enum Command {
     Secret(secret::SecretArgs),
     /// Check the audit log.
     Audit(audit::AuditArgs),
+    /// Copy the vault to a file, whether or not its server is running.
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of a vault that no server uses.
+    Restore(backup::RestoreArgs),
     /// Turn the keys of a running server, and make key files.
     Keys(keys::KeysArgs),
     /// Make a running server forget all keys.
@@ -67,6 +72,24 @@ impl ConfigFile {
     }
 }
 
+/// Which vault, for who works on its files.
+#[derive(Args)]
+struct Place {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// The data directory, where the configuration names no other.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Place {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let mut config = self.config.load()?;
+        config.store.data_dir = self.data_dir.clone().unwrap_or(config.store.data_dir);
+        Ok(config)
+    }
+}
+
 impl Cli {
     /// Does what was asked. The number is the process's exit code.
     pub async fn run(self) -> u8 {
@@ -76,6 +99,8 @@ impl Cli {
             Command::Token(args) => report(token::run(args)),
             Command::Secret(args) => secret::run(args).await,
             Command::Audit(args) => report(audit::run(args).await),
+            Command::Backup(args) => report(backup::back_up(args).await),
+            Command::Restore(args) => report(backup::restore(args).await),
             Command::Keys(args) => keys::run(args).await,
             Command::Seal(args) => seal::seal(args).await,
             Command::Unseal(args) => report(seal::unseal(args).await),

@@ -2,6 +2,7 @@
 //! events are made by the caller. Never sees a key or a value.
 
 mod audit_tables;
+mod backup;
 mod key_tables;
 mod log_check;
 mod migrations;
@@ -21,6 +22,7 @@ use crate::domain::{
     WrappedKey,
 };
 
+pub use backup::{Holdings, Restoring};
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 

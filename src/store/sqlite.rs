@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -30,7 +30,7 @@ use sqlx::{
 /// (sqlite.org/wal.html, "WAL-reset bug").
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How often the log is tried to be emptied at the start, where another process reads it.
-const SETTLE_TRIES: usize = 100;
+const SETTLE_TRIES: usize = 10;
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -52,11 +52,7 @@ impl SqliteStore {
         let unfit = |what: &str, error: &dyn std::fmt::Display| {
             StoreError::Unfit(format!("{what} {}: {error}", directory.display()))
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| unfit("cannot make the data directory", &error))?;
+        make_directory(directory)?;
         let lock = lock(directory)?;
         let file = directory.join("portcullis.db");
         private_file(&file).map_err(|error| unfit("cannot make the database in", &error))?;
@@ -70,7 +66,7 @@ impl SqliteStore {
         let options = options(&file);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
-        settle_log(&mut connection).await?;
+        settle_log(&mut connection, &directory.join("portcullis.db-wal")).await?;
         migrate(&mut connection).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
@@ -84,11 +80,14 @@ impl SqliteStore {
     ///
     /// Where there is none, or it cannot be opened.
     pub async fn open_to_read(directory: &Path) -> StoreResult<Self> {
-        let readers = readers(&options(&directory.join("portcullis.db"))).await?;
-        Ok(Self { readers, writer: WriterHandle::none(), _lock: None })
+        Self::reading(&options(&directory.join("portcullis.db"))).await
     }
 
-    async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
+    pub(super) async fn reading(options: &SqliteConnectOptions) -> StoreResult<Self> {
+        Ok(Self { readers: readers(options).await?, writer: WriterHandle::none(), _lock: None })
+    }
+
+    pub(super) async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
         Ok(self.readers.acquire().await?)
     }
 }
@@ -195,7 +194,7 @@ impl SecretStore for SqliteStore {
     }
 }
 
-fn options(file: &Path) -> SqliteConnectOptions {
+pub(super) fn options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
         .journal_mode(SqliteJournalMode::Wal)
@@ -232,7 +231,12 @@ fn in_place(file: &Path) -> InPlace {
     })
 }
 
-fn lock(directory: &Path) -> StoreResult<File> {
+pub(super) fn make_directory(directory: &Path) -> StoreResult<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| StoreError::Unfit(format!("cannot make the data directory {}: {error}", directory.display())))
+}
+
+pub(super) fn lock(directory: &Path) -> StoreResult<File> {
     let unfit = |error: &dyn std::fmt::Display| {
         StoreError::Unfit(format!("cannot lock the data directory {}: {error}", directory.display()))
     };
@@ -245,19 +249,33 @@ fn lock(directory: &Path) -> StoreResult<File> {
 }
 
 /// Opens a file that nobody else may read. SQLite gives its `-wal` and `-shm` files the mode of the database.
-fn private_file(path: &Path) -> std::io::Result<File> {
+pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
     fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 /// Moves the log into the database, durably. After a sync that failed, the kernel may show in the log what the disk does
-/// not have and never will: nothing that is acknowledged may come to stand behind that.
-async fn settle_log(connection: &mut SqliteConnection) -> StoreResult<()> {
+/// not have and never will: nothing that is acknowledged may come to stand behind that. Where a reader such as a backup
+/// keeps the log in use, it is made durable where it stands.
+async fn settle_log(connection: &mut SqliteConnection, log: &Path) -> StoreResult<()> {
     for _ in 0..SETTLE_TRIES {
         if Sqlite::settle_log(connection).await? {
             return Ok(());
         }
     }
-    Err(StoreError::Unfit("the database's log is in use: it cannot be emptied".to_owned()))
+    write_again(log).map_err(|error| StoreError::Unfit(format!("the log {} is not durable: {error}", log.display())))
+}
+
+/// Writes a file's bytes over themselves and has them synced: the kernel counts them as unsaved again, so the disk has
+/// them after this. Readers see no difference; the caller holds the vault's lock, so nobody writes meanwhile.
+fn write_again(path: &Path) -> std::io::Result<()> {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    let (mut chunk, mut at) = (vec![0; 1 << 16], 0);
+    loop {
+        let read = file.read_at(&mut chunk, at)?;
+        let Some(bytes) = chunk.get(..read).filter(|bytes| !bytes.is_empty()) else { return file.sync_all() };
+        file.write_all_at(bytes, at)?;
+        at += read as u64;
+    }
 }
 
 async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {

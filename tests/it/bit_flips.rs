@@ -10,10 +10,11 @@ use std::{
 };
 
 use portcullis::{
+    config::Config,
     crypto::{Keyring, RootKey},
     domain::{Clock, Record, SecretPath, TenantId, VersionState},
     policy::{Bounds, Compiler, Policies, Sources},
-    server::{SystemClock, SystemEntropy},
+    server::{SystemClock, SystemEntropy, back_up, restore},
     store::{SecretStore, SqliteStore, StoreResult, Stored},
 };
 use serde_json::{Value, json};
@@ -28,11 +29,12 @@ const SECRETS: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Which files are turned over, what opens them, and how often in a hundred. One more kind is one more line here.
-const KINDS: [(&str, Opening, usize); 4] = [
-    ("portcullis.db", Opening::Stopped, 50),
+const KINDS: [(&str, Opening, usize); 5] = [
+    ("portcullis.db", Opening::Stopped, 49),
     ("portcullis.db-wal", Opening::Killed, 40),
     ("policies/compiled", Opening::Policies, 5),
     ("policies/last-good", Opening::LastGood, 5),
+    ("backup", Opening::Backup, 1),
 ];
 
 /// How what was turned over is opened.
@@ -42,6 +44,8 @@ enum Opening {
     Stopped,
     /// The store of one that was killed: all that was written last is in the log.
     Killed,
+    /// The store of a server whose database was restored from a backup.
+    Backup,
     /// The policies, where no compiler is.
     Policies,
     /// The policies, where their directory is broken.
@@ -69,6 +73,7 @@ struct Fixture {
     server: TestServer,
     killed: Files,
     stopped: Files,
+    backup: Files,
     root: RootKey,
     /// The digest of the policies in force.
     policies: String,
@@ -91,6 +96,9 @@ impl Fixture {
         server.stop().await;
         let stopped = files_of(&server);
         server.restart().await;
+        let file = server.scratch().join("backup");
+        back_up(&configuration(&server.data_dir), &file).await.unwrap();
+        let backup = Files::from([("backup".into(), fs::read(file).unwrap())]);
         let mut now = BTreeMap::new();
         for n in 0..SECRETS {
             let path = path(n);
@@ -104,7 +112,7 @@ impl Fixture {
         fs::write(broken.join("policies.toml"), "[[policy").unwrap();
         let (_, status) = server.root().get("/v1/policies/status").await.json().await;
         let policies = status["digest"].as_str().unwrap().to_owned();
-        Self { server, killed, stopped, root, policies, now, ever }
+        Self { server, killed, stopped, backup, root, policies, now, ever }
     }
 }
 
@@ -198,6 +206,19 @@ fn fate(fixture: &Fixture, keyring: &Keyring, path: &SecretPath, record: Option<
     }
 }
 
+async fn open_store(fixture: &Fixture, opening: Opening, directory: &Path) -> Option<BTreeMap<SecretPath, Fate>> {
+    if opening == Opening::Backup {
+        let root = root_key(&fixture.server);
+        restore(&configuration(directory), root, &directory.join("backup"), false).await.ok()?;
+    }
+    read_all(fixture, directory).await.ok()
+}
+
+fn configuration(data_dir: &Path) -> Config {
+    let data_dir = data_dir.to_str().unwrap().to_owned();
+    Config::load(None, [("PORTCULLIS__STORE__DATA_DIR".to_owned(), data_dir)]).unwrap()
+}
+
 /// Opens the policies: those that were in force, or none.
 fn open_policies(fixture: &Fixture, directory: &Path, whence: &Path) -> Fate {
     let sources = Sources {
@@ -239,7 +260,11 @@ fn files_below(directory: &Path, name: &Path, found: &mut Files) {
 /// What one turned bit led to.
 fn turn(fixture: &Fixture, kind: (&str, Opening), bit: usize, directory: &Path) -> Vec<Fate> {
     let (name, opening) = kind;
-    let files = if opening == Opening::Stopped { &fixture.stopped } else { &fixture.killed };
+    let files = match opening {
+        Opening::Stopped => &fixture.stopped,
+        Opening::Backup => &fixture.backup,
+        _ => &fixture.killed,
+    };
     let of_kind = files.iter().filter(|(file, _)| file.starts_with(name));
     let mut at = bit % (of_kind.map(|(_, bytes)| bytes.len()).sum::<usize>() * 8);
     for (file, bytes) in files {
@@ -260,9 +285,9 @@ fn turn(fixture: &Fixture, kind: (&str, Opening), bit: usize, directory: &Path) 
         fs::write(directory.join(file), bytes).unwrap();
     }
     match opening {
-        Opening::Stopped | Opening::Killed => {
+        Opening::Stopped | Opening::Killed | Opening::Backup => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let read = runtime.block_on(tokio::time::timeout(PATIENCE, read_all(fixture, directory)));
+            let read = runtime.block_on(tokio::time::timeout(PATIENCE, open_store(fixture, opening, directory)));
             read.expect("it hangs").map_or(vec![Fate::Refused], |fates| fates.into_values().collect())
         }
         Opening::Policies => vec![open_policies(fixture, directory, &fixture.server.scratch().join("policies"))],

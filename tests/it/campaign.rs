@@ -4,6 +4,7 @@
 //! | Variable | What it counts |
 //! |---|---|
 //! | `PORTCULLIS_CRASHES` | kills of the program under writers |
+//! | `PORTCULLIS_BACKUPS` | backups under writers, each restored elsewhere |
 //! | `PORTCULLIS_HISTORIES` | histories of concurrent clients, on each of the two databases |
 //! | `PORTCULLIS_ATTEMPTS` | attempts at one expected version; a tenth of them on PostgreSQL |
 //! | `PORTCULLIS_BIT_FLIPS` | turned bits |

@@ -15,6 +15,7 @@ mod audit;
 mod audit_chain;
 mod audit_faults;
 mod authoring;
+mod backup;
 mod batch;
 mod bit_flips;
 mod bodies;

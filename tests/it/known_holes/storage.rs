@@ -118,8 +118,12 @@ async fn c_48_what_is_destroyed_is_nowhere() {
 /// library's version before it does.
 #[test]
 fn s_01_one_connection_writes_and_checkpoints() {
-    let home = BTreeSet::from(["src/store/sqlite.rs".to_owned()]);
-    assert_eq!(sayers("SqliteConnectOptions::new"), home, "one place opens databases");
+    // A backup is opened apart: a finished one as a file that cannot change, and a scratch database in memory.
+    let homes = BTreeSet::from(["src/store/backup.rs".to_owned(), "src/store/sqlite.rs".to_owned()]);
+    assert_eq!(sayers("SqliteConnectOptions::new"), homes, "one place opens a vault's database");
+    let apart = &sources()["src/store/backup.rs"];
+    assert_eq!(apart.matches("SqliteConnectOptions::new").count(), 2);
+    assert!(apart.contains(".read_only(true).immutable(true)") && apart.contains(".in_memory(true)"));
     // The writer alone asks for it.
     assert_eq!(sayers("wal_checkpoint"), BTreeSet::from(["src/store/sql.rs".to_owned()]));
     assert_eq!(sayers("B::settle_log("), BTreeSet::from(["src/store/writer.rs".to_owned()]));
