@@ -63,7 +63,7 @@ async fn nothing_leaves_unrecorded_while_the_log_fails() {
     assert_eq!(root.batch(&["kept/0"]).await["secrets"]["kept/0"]["data"]["k"], VALUE);
     let events = events_by_request(&server).await;
     let told = told.lock().unwrap().clone();
-    for (request, (status, paths, _)) in told.iter() {
+    for (request, (status, paths, _)) in &told {
         // Unknown is only what was answered with 503: it may have been recorded, and the caller was told nothing.
         let found = events.get(request).copied().unwrap_or(0);
         assert!(found == *paths || *status == 503, "{request}: {status} with {found} events, {paths} expected");
