@@ -93,6 +93,9 @@ pub fn prepare(engine: &Engine, bytes: &[u8], settings: &str, limits: &GuestLimi
     catch_unwind(prepare).unwrap_or_else(|_| Err(panicked()))
 }
 
+/// How often an instantiation is tried when a module is loaded.
+const REHEARSALS: usize = 3;
+
 impl Template {
     /// Makes a template of what [`prepare`] gave, by the interfaces that [`inspect`] found.
     ///
@@ -114,11 +117,21 @@ impl Template {
         Ok(template)
     }
 
-    /// Instantiates once, so that what can never be instantiated is refused now, not denied later.
+    /// Instantiates once, so that what can never be instantiated is refused now, not denied later. Tried again where it
+    /// fails: a deadline is a matter of milliseconds, and a start on a busy machine must not lose its policies to one.
     fn rehearse(&self) -> Result<(), Unfit> {
-        let mut store = new_store(&self.engine, HostState::unasked(self.limits.clone()), Use::Evaluate);
-        let tried = self.pre.instantiate(&mut store);
-        tried.map(drop).map_err(|error| Unfit::from(format!("it cannot be instantiated: {error:#}")))
+        let tried = (0..REHEARSALS).map(|_| {
+            let mut store = new_store(&self.engine, HostState::unasked(self.limits.clone()), Use::Evaluate);
+            self.pre.instantiate(&mut store).map(drop)
+        });
+        let mut failure = None;
+        for outcome in tried {
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(()), |error| Err(Unfit::from(format!("it cannot be instantiated: {error:#}"))))
     }
 
     /// A fresh instance for one request.
