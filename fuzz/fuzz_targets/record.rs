@@ -30,7 +30,7 @@ fn keyring_of(tenant: &TenantId) -> Keyring {
     let directory = tempfile::tempdir().unwrap();
     let root = RootKey::load_or_create(&directory.path().join("root.key"), &SystemEntropy).unwrap().0;
     let keyring = Keyring::new(root, Arc::new(SystemEntropy));
-    keyring.take_in(tenant, &[keyring.first_key(tenant).unwrap()]).unwrap();
+    keyring.take_in(tenant, &[keyring.fresh_tenant_key(tenant, 1).unwrap()]).unwrap();
     keyring
 }
 
