@@ -15,13 +15,11 @@ use sqlx::{
 use super::{
     StoreError, StoreResult, log_check, migrations,
     sql::Columns,
-    sqlite::{SqliteStore, lock, make_directory, options, private_file},
+    sqlite::{DATABASE, SqliteStore, lock, log_of, make_directory, options, private_file},
     tables::Tables,
 };
 use crate::domain::ChainHead;
 
-/// The database's name in a data directory.
-const DATABASE: &str = "portcullis.db";
 /// What SQLite keeps beside a database.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -104,7 +102,7 @@ impl SqliteStore {
 
 /// Without a server, whoever opens the database last empties its log: what is damaged there would be gone unnoticed.
 fn refuse_damaged_log(directory: &Path) -> StoreResult<()> {
-    let log = directory.join(DATABASE.to_owned() + "-wal");
+    let log = log_of(&directory.join(DATABASE));
     let damage = || log_check::damage(&log).map_err(|error| unfit("cannot read", &log, &error));
     if damage()?.is_none() {
         return Ok(());

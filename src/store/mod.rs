@@ -8,6 +8,7 @@ mod log_check;
 mod migrations;
 mod postgres;
 mod sql;
+mod sql_store;
 mod sqlite;
 mod tables;
 mod writer;

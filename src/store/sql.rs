@@ -47,6 +47,8 @@ pub trait Backend: Database<Row: Columns> {
     const HOLD_VALUES: Option<&'static str>;
     /// Begins a transaction that writes.
     const BEGIN: &'static str;
+    /// Begins a transaction that reads one snapshot.
+    const SNAPSHOT: &'static str;
 
     /// Takes a chain of the audit log for this connection alone, until it is closed: the wanted one if it can be had.
     fn claim_chain(
@@ -231,6 +233,7 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
     const HOLD_VALUES: Option<&'static str> = None;
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    const SNAPSHOT: &'static str = "BEGIN";
 
     /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
     fn is_failed_sync(error: &StoreError) -> bool {
@@ -280,6 +283,7 @@ driver!(Postgres, PgConnection, PgRow, {
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1 FOR SHARE";
     const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
     const BEGIN: &'static str = "BEGIN";
+    const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
     /// The database stops by itself then.
     fn is_failed_sync(_: &StoreError) -> bool {

@@ -1,31 +1,26 @@
-//! The vault in one SQLite file: readers that cannot write, and one writer that commits for all who wait.
+//! How the vault's SQLite file is opened: readers that cannot write, one writer, and nobody else's server.
 
 use std::{
     fs::{self, File, TryLockError},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
-    path::Path,
-    sync::Arc,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use super::{
-    ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreError, StoreResult,
-    Stored, Tombstone, log_check, migrations,
-    sql::{BUSY_TIMEOUT, Backend},
-    tables::Tables,
-    writer::{InPlace, Job, WriterHandle},
-};
-use crate::domain::{
-    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, SecretPath, TenantId, Timestamp,
-    Version, VersionRecord, WrappedDataKey, WrappedKey,
-};
-use async_trait::async_trait;
 use sqlx::{
     ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
-    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use super::{
+    StoreError, StoreResult, log_check, migrations,
+    sql::{BUSY_TIMEOUT, Backend},
+    sql_store::SqlStore,
+    writer::{InPlace, WriterHandle},
+};
+
+/// The database's name in a data directory.
+pub(super) const DATABASE: &str = "portcullis.db";
 /// The first release without the defect by which two connections could corrupt a write-ahead log
 /// (sqlite.org/wal.html, "WAL-reset bug").
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
@@ -34,13 +29,8 @@ const SETTLE_TRIES: usize = 10;
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// [`SecretStore`] on SQLite.
-pub struct SqliteStore {
-    readers: SqlitePool,
-    writer: WriterHandle,
-    /// Held while the store is open: a second server on the same directory is refused.
-    _lock: Option<File>,
-}
+/// The vault in one SQLite file of a data directory that no other server uses.
+pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqliteStore {
     /// Opens `portcullis.db` in the directory, making both where they are missing (modes 0700 and 0600).
@@ -54,10 +44,10 @@ impl SqliteStore {
         };
         make_directory(directory)?;
         let lock = lock(directory)?;
-        let file = directory.join("portcullis.db");
+        let file = directory.join(DATABASE);
         private_file(&file).map_err(|error| unfit("cannot make the database in", &error))?;
-        let log = log_check::damage(&directory.join("portcullis.db-wal"));
-        if let Some(damage) = log.map_err(|error| unfit("cannot read the database's log in", &error))? {
+        let damage = log_check::damage(&log_of(&file));
+        if let Some(damage) = damage.map_err(|error| unfit("cannot read the database's log in", &error))? {
             return Err(unfit(
                 "acknowledged changes are damaged in the database's log: a backup is needed for",
                 &damage,
@@ -66,7 +56,7 @@ impl SqliteStore {
         let options = options(&file);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
-        settle_log(&mut connection, &directory.join("portcullis.db-wal")).await?;
+        settle_log(&mut connection, &log_of(&file)).await?;
         migrate(&mut connection).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
@@ -80,117 +70,11 @@ impl SqliteStore {
     ///
     /// Where there is none, or it cannot be opened.
     pub async fn open_to_read(directory: &Path) -> StoreResult<Self> {
-        Self::reading(&options(&directory.join("portcullis.db"))).await
+        Self::reading(&options(&directory.join(DATABASE))).await
     }
 
     pub(super) async fn reading(options: &SqliteConnectOptions) -> StoreResult<Self> {
-        Ok(Self { readers: readers(options).await?, writer: WriterHandle::none(), _lock: None })
-    }
-
-    pub(super) async fn reader(&self) -> StoreResult<PoolConnection<Sqlite>> {
-        Ok(self.readers.acquire().await?)
-    }
-}
-
-#[async_trait]
-impl SecretStore for SqliteStore {
-    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).get_many(tenant, wanted).await
-    }
-
-    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).list(tenant, scan, now).await
-    }
-
-    async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
-        let mut snapshot = self.readers.begin().await?;
-        let mut tables = Tables::<Sqlite>(&mut *snapshot);
-        let Some(head) = tables.head(tenant, path).await? else { return Ok(None) };
-        Ok(Some((head, tables.versions(tenant, path).await?)))
-    }
-
-    async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
-        self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await
-    }
-
-    async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead> {
-        self.writer.write(|reply| Job::StartLog(chain, reply)).await
-    }
-
-    async fn append(&self, row: AuditRow) -> StoreResult<Receipt> {
-        self.writer.write(|reply| Job::Append(Box::new(row), reply)).await
-    }
-
-    async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt> {
-        self.writer.write(|reply| Job::Retain(Box::new(tombstone), reply)).await
-    }
-
-    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).audit_rows(scan, limit).await
-    }
-
-    async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).audit_chain(after, limit).await
-    }
-
-    async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead> {
-        Tables::<Sqlite>(&mut *self.reader().await?).chain_head(chain).await
-    }
-
-    async fn chains(&self) -> StoreResult<Vec<ChainHead>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).other_chains(0).await
-    }
-
-    async fn misplaced_audit_rows(&self) -> StoreResult<u64> {
-        Tables::<Sqlite>(&mut *self.reader().await?).misplaced_rows().await
-    }
-
-    async fn tombstones(&self) -> StoreResult<Vec<String>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).tombstones().await
-    }
-
-    async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).tenant_keys(tenant).await
-    }
-
-    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)> {
-        self.writer.write(|reply| Job::ChangeKeys(Box::new(request), reply)).await
-    }
-
-    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).generations(tenant).await
-    }
-
-    async fn stale_keys(
-        &self,
-        tenant: &TenantId,
-        newest: u32,
-        after: Option<&WrappedDataKey>,
-        limit: u32,
-    ) -> StoreResult<Vec<WrappedDataKey>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).stale_keys(tenant, newest, after, limit).await
-    }
-
-    async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
-        self.writer.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
-    }
-
-    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
-        self.writer.write(|reply| Job::VaultKey(root.to_vec(), name, wrapped.to_vec(), reply)).await
-    }
-
-    async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {
-        Tables::<Sqlite>(&mut *self.reader().await?).kept_vault_key(name).await
-    }
-
-    async fn ready(&self) -> StoreResult<()> {
-        drop(self.reader().await?);
-        self.writer.write(Job::Probe).await
-    }
-
-    async fn close(&self) {
-        self.writer.close().await;
-        self.readers.close().await;
+        Ok(Self::of_readers(readers(options).await?))
     }
 }
 
@@ -224,11 +108,18 @@ async fn readers(options: &SqliteConnectOptions) -> StoreResult<SqlitePool> {
 fn in_place(file: &Path) -> InPlace {
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
     let database = (file.to_owned(), identity(file));
-    let log = (file.with_extension("db-wal"), identity(&file.with_extension("db-wal")));
+    let log = (log_of(file), identity(&log_of(file)));
     Box::new(move || match [&database, &log].into_iter().find(|(path, opened)| identity(path) != *opened) {
         Some((path, _)) => Err(StoreError::Unfit(format!("{} is not the file that was opened", path.display()))),
         None => Ok(()),
     })
+}
+
+/// A database's write-ahead log.
+pub(super) fn log_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
 }
 
 pub(super) fn make_directory(directory: &Path) -> StoreResult<()> {

@@ -1,0 +1,138 @@
+//! The store over either database: readers, and one writer that commits for all who wait.
+
+use std::{fs::File, sync::Arc};
+
+use async_trait::async_trait;
+use sqlx::{Pool, pool::PoolConnection};
+
+use super::{
+    ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone,
+    sql::Backend,
+    tables::Tables,
+    writer::{Job, WriterHandle},
+};
+use crate::domain::{
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, SecretPath, TenantId, Timestamp,
+    Version, VersionRecord, WrappedDataKey, WrappedKey,
+};
+
+/// [`SecretStore`] on a database; how each is opened is its own module's affair.
+pub struct SqlStore<B: Backend> {
+    pub(super) readers: Pool<B>,
+    pub(super) writer: WriterHandle,
+    /// Held while the store is open, where a second server on the same database is to be refused.
+    pub(super) _lock: Option<File>,
+}
+
+impl<B: Backend> SqlStore<B> {
+    /// A store that only reads.
+    pub(super) fn of_readers(readers: Pool<B>) -> Self {
+        Self { readers, writer: WriterHandle::none(), _lock: None }
+    }
+
+    pub(super) async fn reader(&self) -> StoreResult<PoolConnection<B>> {
+        Ok(self.readers.acquire().await?)
+    }
+}
+
+#[async_trait]
+impl<B: Backend> SecretStore for SqlStore<B> {
+    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
+        Tables::<B>(&mut *self.reader().await?).get_many(tenant, wanted).await
+    }
+
+    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+        Tables::<B>(&mut *self.reader().await?).list(tenant, scan, now).await
+    }
+
+    async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
+        let mut snapshot = self.readers.begin_with(B::SNAPSHOT).await?;
+        let mut tables = Tables::<B>(&mut *snapshot);
+        let Some(head) = tables.head(tenant, path).await? else { return Ok(None) };
+        Ok(Some((head, tables.versions(tenant, path).await?)))
+    }
+
+    async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
+        self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await
+    }
+
+    async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead> {
+        self.writer.write(|reply| Job::StartLog(chain, reply)).await
+    }
+
+    async fn append(&self, row: AuditRow) -> StoreResult<Receipt> {
+        self.writer.write(|reply| Job::Append(Box::new(row), reply)).await
+    }
+
+    async fn retain(&self, tombstone: Tombstone) -> StoreResult<Receipt> {
+        self.writer.write(|reply| Job::Retain(Box::new(tombstone), reply)).await
+    }
+
+    async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
+        Tables::<B>(&mut *self.reader().await?).audit_rows(scan, limit).await
+    }
+
+    async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
+        Tables::<B>(&mut *self.reader().await?).audit_chain(after, limit).await
+    }
+
+    async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead> {
+        Tables::<B>(&mut *self.reader().await?).chain_head(chain).await
+    }
+
+    async fn chains(&self) -> StoreResult<Vec<ChainHead>> {
+        Tables::<B>(&mut *self.reader().await?).other_chains(0).await
+    }
+
+    async fn misplaced_audit_rows(&self) -> StoreResult<u64> {
+        Tables::<B>(&mut *self.reader().await?).misplaced_rows().await
+    }
+
+    async fn tombstones(&self) -> StoreResult<Vec<String>> {
+        Tables::<B>(&mut *self.reader().await?).tombstones().await
+    }
+
+    async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
+        Tables::<B>(&mut *self.reader().await?).tenant_keys(tenant).await
+    }
+
+    async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)> {
+        self.writer.write(|reply| Job::ChangeKeys(Box::new(request), reply)).await
+    }
+
+    async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
+        Tables::<B>(&mut *self.reader().await?).generations(tenant).await
+    }
+
+    async fn stale_keys(
+        &self,
+        tenant: &TenantId,
+        newest: u32,
+        after: Option<&WrappedDataKey>,
+        limit: u32,
+    ) -> StoreResult<Vec<WrappedDataKey>> {
+        Tables::<B>(&mut *self.reader().await?).stale_keys(tenant, newest, after, limit).await
+    }
+
+    async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
+        self.writer.write(|reply| Job::RootFingerprint(fingerprint.to_vec(), reply)).await
+    }
+
+    async fn vault_key(&self, root: &[u8], name: &'static str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
+        self.writer.write(|reply| Job::VaultKey(root.to_vec(), name, wrapped.to_vec(), reply)).await
+    }
+
+    async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {
+        Tables::<B>(&mut *self.reader().await?).kept_vault_key(name).await
+    }
+
+    async fn ready(&self) -> StoreResult<()> {
+        drop(self.reader().await?);
+        self.writer.write(Job::Probe).await
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+}
