@@ -1,6 +1,6 @@
 //! `policies.toml`: which modules are in force, in order.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -196,9 +196,10 @@ pub fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with(['-', '_'])
 }
 
+/// Whether this names a file in the manifest's own directory, spelled in the one way there is: `a.wasm/` and `a.wasm/.`
+/// would lead there too.
 fn is_beside(file: &str) -> bool {
-    let mut parts = Path::new(file).components();
-    matches!((parts.next(), parts.next()), (Some(std::path::Component::Normal(_)), None)) && !file.starts_with('.')
+    !file.is_empty() && !file.starts_with('.') && !file.contains(['/', '\0'])
 }
 
 fn actions(words: Option<Vec<String>>) -> Result<Option<Vec<Action>>, String> {
@@ -287,6 +288,19 @@ mod tests {
         .unwrap_err();
         for field in ["name", "module", "sha256", "actions", "paths", "deadline", "configure_deadline", "memory"] {
             assert!(problems.iter().any(|p| p.contains(&format!(": {field}:"))), "{field}: {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_named_and_not_a_way_to_it() {
+        for file in
+            ["", ".", "..", ".a.wasm", "./a.wasm", "a.wasm/", "a.wasm/.", "a//", "b/a.wasm", "/a.wasm", "a\\u0000"]
+        {
+            for key in ["module", "settings", "vectors"] {
+                let module = if key == "module" { "" } else { "module = \"a.wasm\"\n" };
+                let problems = parse(&format!("[[policy]]\nname = \"a\"\n{module}{key} = \"{file}\"\n")).unwrap_err();
+                assert!(problems[0].contains("beside the manifest"), "{key} = {file:?}: {problems:?}");
+            }
         }
     }
 
