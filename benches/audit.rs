@@ -241,7 +241,7 @@ struct Unaudited(Arc<dyn SecretStore>);
 #[async_trait]
 impl SecretStore for Unaudited {
     async fn append(&self, _: AuditRow) -> StoreResult<Receipt> {
-        Ok(Receipt("".into()))
+        Ok(Receipt::none())
     }
 
     async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {

@@ -83,6 +83,14 @@ pub struct StoredAuditRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt(pub Arc<str>);
 
+impl Receipt {
+    /// The receipt of what left nothing in the log.
+    #[must_use]
+    pub fn none() -> Self {
+        Self("".into())
+    }
+}
+
 /// Where the receipt of a request is laid down for whoever answers it.
 #[derive(Debug, Clone, Default)]
 pub struct ReceiptSlot(Arc<Mutex<Option<Receipt>>>);

@@ -27,7 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CHECKPOINT_EVENTS: u64 = 1_000;
 /// After so long, if there was an event.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
-
 /// How soon what a reader kept from being forgotten is tried again.
 const FORGET_AGAIN: Duration = Duration::from_millis(50);
 
@@ -227,7 +226,7 @@ impl<B: Backend> Writer<B> {
                 Some(reply) => replies.push(reply),
                 None if alone => {
                     transaction.rollback().await?;
-                    return Ok((replies, Receipt("".into()), false));
+                    return Ok((replies, Receipt::none(), false));
                 }
                 None => (),
             }
@@ -237,7 +236,7 @@ impl<B: Backend> Writer<B> {
                 return Err(StoreError::NoLog);
             }
             transaction.commit().await?;
-            return Ok((replies, Receipt("".into()), false));
+            return Ok((replies, Receipt::none(), false));
         };
         let mut next = log.follow(&**chain, rows);
         let due = next.log.is_due();
@@ -430,7 +429,7 @@ async fn attempt<B: Backend>(
         Job::Commit(request, answer) => match tables.apply(*request).await {
             Ok((outcome, row)) => {
                 rows.push(row);
-                Some(Box::new(move |receipt: &Receipt| drop(answer.send(Ok((outcome, receipt.clone()))))) as Reply)
+                Some(with_receipt(outcome, answer))
             }
             Err(error) => settle(Err(error), answer),
         },
@@ -444,7 +443,7 @@ async fn attempt<B: Backend>(
         Job::ChangeKeys(request, answer) => match tables.change_keys(request.change).await {
             Ok(changed) => {
                 rows.extend(request.witness.map(|witness| witness(changed)));
-                Some(Box::new(move |receipt: &Receipt| drop(answer.send(Ok((changed, receipt.clone()))))) as Reply)
+                Some(with_receipt(changed, answer))
             }
             Err(error) => settle(Err(error), answer),
         },
@@ -458,6 +457,11 @@ async fn attempt<B: Backend>(
 /// Answers with the receipt, once there is one.
 fn receipted(answer: Answer<Receipt>) -> Reply {
     Box::new(move |receipt| drop(answer.send(Ok(receipt.clone()))))
+}
+
+/// Answers with what was done and its receipt, once there is one.
+fn with_receipt<T: Send + 'static>(done: T, answer: Answer<(T, Receipt)>) -> Reply {
+    Box::new(move |receipt| drop(answer.send(Ok((done, receipt.clone())))))
 }
 
 /// Keeps an answer back until it is durable; a failure is told at once.
