@@ -7,8 +7,7 @@ use serde_json::Value;
 
 use super::log_entry::{LogDissent, LogObligations};
 use crate::domain::{
-    AuditRow, Decision, FieldFilter, Identity, InputRead, ReceiptSlot, RequestContext, SecretPath, Timestamp, Verdict,
-    Version,
+    AuditRow, Decision, FieldFilter, Identity, InputRead, RequestContext, SecretPath, Timestamp, Verdict, Version,
 };
 
 /// Hexadecimal digits of a digest of policies that each row repeats: enough to tell all that ever served apart.
@@ -38,6 +37,25 @@ pub struct Entry<'a> {
     pub details: Option<Value>,
 }
 
+impl<'a> Entry<'a> {
+    /// An entry of nobody that tells nothing yet.
+    #[must_use]
+    pub fn new(context: &'a RequestContext, action: &'static str, duration: Duration) -> Self {
+        Self {
+            identity: None,
+            context,
+            action,
+            generation: None,
+            policies: None,
+            batch_size: None,
+            duration,
+            inputs: Vec::new(),
+            events: Vec::new(),
+            details: None,
+        }
+    }
+}
+
 /// What became of one path.
 pub struct Event {
     /// The path; none where no path could be parsed, or the event is about none.
@@ -48,6 +66,14 @@ pub struct Event {
     pub code: &'static str,
     /// What the policies decided.
     pub decision: Option<Decision>,
+}
+
+impl Event {
+    /// An event about no path.
+    #[must_use]
+    pub const fn of(code: &'static str) -> Self {
+        Self { path: None, version: None, code, decision: None }
+    }
 }
 
 /// The packed form. Short names, since it is written at every request; a decision shared by many paths stands once.
@@ -140,25 +166,8 @@ pub fn pack(entry: Entry<'_>) -> AuditRow {
 
 /// Packs what the vault says for itself, and what is no event.
 pub(super) fn pack_own(action: &'static str, at: Timestamp, details: Value) -> AuditRow {
-    let context = RequestContext {
-        request_id: "".into(),
-        now: at,
-        source_ip: None,
-        user_agent: None,
-        receipt: ReceiptSlot::default(),
-    };
-    pack(Entry {
-        identity: None,
-        context: &context,
-        action,
-        generation: None,
-        policies: None,
-        batch_size: None,
-        duration: Duration::ZERO,
-        inputs: Vec::new(),
-        events: Vec::new(),
-        details: Some(details),
-    })
+    let context = RequestContext::own("".into(), at);
+    pack(Entry { details: Some(details), ..Entry::new(&context, action, Duration::ZERO) })
 }
 
 fn pack_inputs(inputs: Vec<InputRead>) -> Vec<(String, Value)> {

@@ -60,6 +60,14 @@ pub struct RequestContext {
     pub receipt: ReceiptSlot,
 }
 
+impl RequestContext {
+    /// Where what the vault does by itself comes from.
+    #[must_use]
+    pub fn own(request_id: Arc<str>, now: Timestamp) -> Self {
+        Self { request_id, now, source_ip: None, user_agent: None, receipt: ReceiptSlot::default() }
+    }
+}
+
 /// A new name for a request, or for what the vault does by itself.
 #[must_use]
 pub fn request_id(entropy: &dyn Entropy) -> Arc<str> {

@@ -26,8 +26,8 @@ use crate::{
     audit::{self, AuditKeys, Entry, Event},
     crypto::{CursorBox, Keyring, RootKeySource},
     domain::{
-        Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, Identity, InputRead, Principal, ReceiptSlot,
-        Record, RequestContext, SecretPath, TenantId, Verdict, Version, request_id,
+        Action, AuditRow, Clock, Decision, Denial, Entropy, FieldFilter, Identity, InputRead, Principal, Record,
+        RequestContext, SecretPath, TenantId, Verdict, Version, request_id,
     },
     policy::{Inquiry, Policies, PolicySet, Subject, Until},
     store::{DamagedRow, SecretStore, StoreError, StoreResult, Stored},
@@ -242,15 +242,8 @@ impl Vault {
     ) -> Result<(), Fault> {
         let row = audit::pack(Entry {
             identity: principal.map(|who| &**who.identity()),
-            context,
-            action,
-            generation: None,
-            policies: None,
-            batch_size: None,
-            duration: self.elapsed(context),
-            inputs: Vec::new(),
-            events: vec![Event { path, version: None, code, decision: None }],
-            details: None,
+            events: vec![Event { path, ..Event::of(code) }],
+            ..Entry::new(context, action, self.elapsed(context))
         });
         self.append(context, row).await
     }
@@ -279,13 +272,7 @@ impl Vault {
 
     /// Where what the server does by itself comes from.
     fn own_context(&self) -> RequestContext {
-        RequestContext {
-            request_id: request_id(&*self.entropy),
-            now: self.clock.now(),
-            source_ip: None,
-            user_agent: None,
-            receipt: ReceiptSlot::default(),
-        }
+        RequestContext::own(request_id(&*self.entropy), self.clock.now())
     }
 
     fn own_row(&self, context: &RequestContext, action: &'static str, details: Value) -> AuditRow {
@@ -302,15 +289,9 @@ impl Vault {
     ) -> AuditRow {
         audit::pack(Entry {
             identity,
-            context,
-            action,
-            generation: None,
-            policies: None,
-            batch_size: None,
-            duration: self.elapsed(context),
-            inputs: Vec::new(),
-            events: vec![Event { path: None, version: None, code, decision: None }],
+            events: vec![Event::of(code)],
             details: Some(details),
+            ..Entry::new(context, action, self.elapsed(context))
         })
     }
 
@@ -320,17 +301,15 @@ impl Vault {
     }
 
     fn row(&self, caller: &Caller, account: Account) -> AuditRow {
+        let context = &caller.context;
         audit::pack(Entry {
             identity: Some(caller.principal.identity()),
-            context: &caller.context,
-            action: account.action.as_str(),
             generation: Some(caller.policies.generation),
             policies: Some(&caller.policies.digest),
             batch_size: account.batch_size,
-            duration: self.elapsed(&caller.context),
             inputs: account.inputs,
             events: account.events,
-            details: None,
+            ..Entry::new(context, account.action.as_str(), self.elapsed(context))
         })
     }
 

@@ -67,15 +67,11 @@ impl Vault {
         let code = if problems.is_empty() { audit::OK } else { REJECTED };
         let row = audit::pack(Entry {
             identity: caller.map(|caller| &**caller.principal.identity()),
-            context,
-            action: ACTION,
             generation: Some(serving.generation),
             policies: Some(&serving.digest),
-            batch_size: None,
-            duration: self.elapsed(context),
-            inputs: Vec::new(),
-            events: vec![Event { path: None, version: None, code, decision: None }],
+            events: vec![Event::of(code)],
             details: Some(details(trigger, serving, problems)),
+            ..Entry::new(context, ACTION, self.elapsed(context))
         });
         self.append(context, row).await
     }
