@@ -62,7 +62,7 @@ impl CheckpointFile {
         // Where the beginning was left out, the first line is half a line; and the last may be half written.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         // A write that was cut short by a crash is no forgery.
-        let lines = whole.lines().skip(usize::from(start > 0)).filter(|line| Note::is_whole(line));
+        let lines = whole.lines().skip(usize::from(start > 0)).filter(|line| Note::unverified(line).is_some());
         let origin = format!("a checkpoint in {}", self.0.display());
         Ok(lines.map(|note| Evidence { note: note.to_owned(), origin: origin.clone() }).collect())
     }

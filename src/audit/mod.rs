@@ -19,7 +19,7 @@ mod verify;
 pub use chain::{AuditChain, AuditKeys, CHECKPOINT};
 pub use checkpoints::CheckpointFile;
 pub use log_entry::{LogBatch, LogDecision, LogDissent, LogEntry, LogObligations, unpack};
-pub use note::{Note, NoteKind};
+pub use note::{Note, NoteKind, Removed};
 pub use pack::{Entry, Event, pack};
 pub use verify::{ChainReport, Evidence, Problem, Report, Verifier, checkpoint_note};
 

@@ -1,5 +1,7 @@
 //! Signed notes about a chain: text that anyone may keep, and that nobody can make up.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
@@ -58,11 +60,12 @@ impl Note {
         Some(note)
     }
 
-    /// Whether a text has a note's length and parts, whoever signed it: a line that was cut short has not.
+    /// What a text says that has a note's parts, whoever signed it; a line that was cut short has not.
     #[must_use]
-    pub fn is_whole(text: &str) -> bool {
-        let signature = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).is_ok_and(|bytes| bytes.len() == 64);
-        text.rsplit_once('.').is_some_and(|(unsigned, last)| Self::parse(unsigned).is_some() && signature(last))
+    pub fn unverified(text: &str) -> Option<Self> {
+        let (unsigned, signature) = text.rsplit_once('.')?;
+        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
+        Self::parse(unsigned).filter(|_| signature.len() == 64)
     }
 
     fn unsigned(&self) -> String {
@@ -82,6 +85,34 @@ impl Note {
         let note = Self { kind, head: ChainHead { place, link }, at };
         // One note has one text: a number has no second spelling.
         (note.unsigned() == unsigned).then_some(note)
+    }
+}
+
+/// What tombstones stand for.
+#[derive(Debug, Clone, Default)]
+pub struct Removed {
+    /// The last row that was removed of each chain.
+    pub until: BTreeMap<u32, ChainHead>,
+    /// How many of the texts are no tombstones of this vault.
+    pub forged: usize,
+}
+
+impl Removed {
+    /// Reads the tombstones that were signed by this key. The furthest of a chain holds: what is before it went with it.
+    #[must_use]
+    pub fn read(tombstones: &[String], key: &VerifyingKey) -> Self {
+        let mut removed = Self::default();
+        for text in tombstones {
+            let Some(note) = Note::verify(text, key).filter(|note| note.kind == NoteKind::Removed) else {
+                removed.forged += 1;
+                continue;
+            };
+            let known = removed.until.entry(note.head.place.chain).or_insert(note.head);
+            if known.place < note.head.place {
+                *known = note.head;
+            }
+        }
+        removed
     }
 }
 

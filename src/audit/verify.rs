@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     CHECKPOINT,
     chain::{Anchor, AuditKeys, Checkpoint},
-    note::{Note, NoteKind},
+    note::{Note, NoteKind, Removed},
     pack::Packed,
 };
 use crate::domain::{AuditPlace, ChainHead, Link, StoredAuditRow};
@@ -181,45 +181,33 @@ impl Verifier {
     /// A verifier that was shown these tombstones, and this evidence of how far the chains had come.
     #[must_use]
     pub fn new(keys: Arc<AuditKeys>, tombstones: &[String], evidence: &[Evidence]) -> Self {
+        let Removed { until, forged } = Removed::read(tombstones, &keys.verifying_key());
         let mut verifier = Self {
             keys,
-            removed: BTreeMap::new(),
+            removed: until,
             reached: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
             anchored: BTreeMap::new(),
             chains: BTreeMap::new(),
-            problems: Vec::new(),
+            problems: vec![Problem::ForgedNote { origin: TOMBSTONE.to_owned() }; forged],
         };
-        let origin = TOMBSTONE.to_owned();
-        let tombstones = tombstones.iter().map(|note| Evidence { note: note.clone(), origin: origin.clone() });
-        for shown in tombstones {
-            verifier.take(&shown, NoteKind::Removed);
-        }
         for shown in evidence {
-            verifier.take(shown, NoteKind::Reached);
+            verifier.take(shown);
         }
         verifier
     }
 
-    fn take(&mut self, shown: &Evidence, kind: NoteKind) {
-        let note = Note::verify(shown.note.trim(), &self.keys.verifying_key()).filter(|note| note.kind == kind);
-        match note {
-            Some(Note { head, kind: NoteKind::Removed, .. }) => {
-                // The furthest holds: what is before it went with it.
-                let known = self.removed.entry(head.place.chain).or_insert(head);
-                if known.place < head.place {
-                    *known = head;
-                }
-            }
-            Some(Note { head, kind: NoteKind::Reached, .. }) => {
-                let known = self.reached.insert(head.place, (head.link, shown.origin.clone()));
-                // Two notes that contradict one another: one of them was given for a log that is not this one.
-                if known.is_some_and(|(link, _)| link != head.link) {
-                    let (chain, number) = (head.place.chain, head.place.number);
-                    self.problems.push(Problem::Rewritten { chain, number, origin: shown.origin.clone() });
-                }
-            }
-            None => self.problems.push(Problem::ForgedNote { origin: shown.origin.clone() }),
+    fn take(&mut self, shown: &Evidence) {
+        let note = Note::verify(shown.note.trim(), &self.keys.verifying_key());
+        let Some(Note { head, .. }) = note.filter(|note| note.kind == NoteKind::Reached) else {
+            self.problems.push(Problem::ForgedNote { origin: shown.origin.clone() });
+            return;
+        };
+        let known = self.reached.insert(head.place, (head.link, shown.origin.clone()));
+        // Two notes that contradict one another: one of them was given for a log that is not this one.
+        if known.is_some_and(|(link, _)| link != head.link) {
+            let AuditPlace { chain, number } = head.place;
+            self.problems.push(Problem::Rewritten { chain, number, origin: shown.origin.clone() });
         }
     }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Checkpoints;
 use crate::{
-    audit::{AuditKeys, CheckpointFile, Evidence, Note, NoteKind, Problem},
+    audit::{AuditKeys, CheckpointFile, Evidence, Note, Problem, Removed},
     domain::{AuditPlace, ChainHead},
     store::{SecretStore, StoreResult},
     telemetry::Metrics,
@@ -22,27 +22,16 @@ const EVERY: Duration = Duration::from_secs(10);
 ///
 /// Where the store cannot be read.
 pub async fn lost_rows(store: &dyn SecretStore, keys: &AuditKeys, evidence: &[Evidence]) -> StoreResult<Vec<Problem>> {
-    let key = keys.verifying_key();
-    let verified = |shown: &Evidence| Some((Note::verify(&shown.note, &key)?, shown.origin.clone()));
-    let mut newest: Vec<(Note, String)> = evidence.iter().filter_map(verified).collect();
-    // The newest of each chain is enough: what is before it hangs from it.
-    newest.sort_by_key(|(note, _)| (note.head.place.chain, -note.head.place.number));
-    newest.dedup_by_key(|(note, _)| note.head.place.chain);
-    let removed = store.tombstones().await?;
-    let removed: Vec<Note> = removed.iter().filter_map(|note| Note::verify(note, &key)).collect();
+    let removed = Removed::read(&store.tombstones().await?, &keys.verifying_key()).until;
     let mut problems = Vec::new();
-    for (note, origin) in newest {
-        let ChainHead { place: AuditPlace { chain, number }, link } = note.head;
-        let gone = |tomb: &Note| {
-            let until = tomb.head.place;
-            tomb.kind == NoteKind::Removed && until.chain == chain && until.number >= number
-        };
-        if removed.iter().any(gone) {
+    for (head, origin) in newest(evidence, keys) {
+        let ChainHead { place: AuditPlace { chain, number }, link } = head;
+        if removed.get(&chain).is_some_and(|until| until.place.number >= number) {
             continue;
         }
         let before = AuditPlace { chain, number: number - 1 };
         let found = store.audit_chain(before, 1).await?.pop();
-        match found.and_then(Result::ok).filter(|row| row.place == note.head.place) {
+        match found.and_then(Result::ok).filter(|row| row.place == head.place) {
             Some(row) if row.link == link.0 => (),
             Some(_) => problems.push(Problem::Rewritten { chain, number, origin }),
             None => {
@@ -52,6 +41,23 @@ pub async fn lost_rows(store: &dyn SecretStore, keys: &AuditKeys, evidence: &[Ev
         }
     }
     Ok(problems)
+}
+
+/// The newest genuine note of each chain, which is enough: what is before it hangs from it. Thousands of older ones are
+/// not verified for that.
+fn newest(evidence: &[Evidence], keys: &AuditKeys) -> Vec<(ChainHead, String)> {
+    let mut claimed: Vec<(Note, &Evidence)> =
+        evidence.iter().filter_map(|shown| Some((Note::unverified(&shown.note)?, shown))).collect();
+    claimed.sort_by_key(|(note, _)| (note.head.place.chain, -note.head.place.number));
+    let key = keys.verifying_key();
+    let mut newest: Vec<(ChainHead, String)> = Vec::new();
+    for (claim, shown) in claimed {
+        let known = newest.last().is_some_and(|(head, _)| head.place.chain == claim.head.place.chain);
+        if !known && Note::verify(&shown.note, &key).is_some() {
+            newest.push((claim.head, shown.origin.clone()));
+        }
+    }
+    newest
 }
 
 /// Where checkpoints are written down, and where they come from.

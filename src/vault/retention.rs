@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Fault, Vault, within};
 use crate::{
-    audit::{Note, NoteKind},
+    audit::{Note, NoteKind, Removed},
     domain::{AuditPlace, ChainHead, Timestamp},
     store::Tombstone,
 };
@@ -25,9 +25,11 @@ impl Vault {
     ///
     /// [`Fault::Unavailable`]; what is gone by then has its tombstone.
     pub async fn remove_events_before(&self, cutoff: Timestamp) -> Result<u64, Fault> {
+        let tombstones = within(DEADLINE, self.store.tombstones()).await?;
+        let gone = Removed::read(&tombstones, &self.audit_keys.verifying_key()).until;
         let mut removed = 0;
-        for chain in within(DEADLINE, self.store.chains()).await? {
-            let mut begin = self.begin_of(chain.place.chain).await?;
+        for ChainHead { place: AuditPlace { chain, .. }, .. } in within(DEADLINE, self.store.chains()).await? {
+            let mut begin = gone.get(&chain).copied().unwrap_or(ChainHead::origin(chain));
             while let Some(until) = self.old_rows(begin, cutoff).await? {
                 let rows = until.place.number.abs_diff(begin.place.number);
                 self.remove_rows(until, rows, cutoff).await?;
@@ -38,42 +40,32 @@ impl Vault {
         Ok(removed)
     }
 
-    /// What a chain's first row hangs from: the last that was removed, or nothing.
-    async fn begin_of(&self, chain: u32) -> Result<ChainHead, Fault> {
-        let notes = within(DEADLINE, self.store.tombstones()).await?;
-        let key = self.audit_keys.verifying_key();
-        let removed = notes.iter().filter_map(|note| Note::verify(note, &key));
-        let removed = removed.filter(|note| note.kind == NoteKind::Removed && note.head.place.chain == chain);
-        let last = removed.map(|note| note.head).max_by_key(|head| head.place);
-        Ok(last.unwrap_or(ChainHead::origin(chain)))
-    }
-
     /// The last of the old rows that follow `begin`, a step of them at most; none where there is none to go. Each was
     /// held against what it hangs from: a tombstone is not signed for rows that somebody else made old, or removed.
     async fn old_rows(&self, begin: ChainHead, cutoff: Timestamp) -> Result<Option<ChainHead>, Fault> {
         let rows = within(DEADLINE, self.store.audit_chain(begin.place, STEP + 1)).await?;
-        let mut heads = vec![begin];
+        let (mut before, mut old) = (begin, begin);
         for row in rows {
-            let before = heads.last().copied().unwrap_or(begin);
-            let place = AuditPlace { number: before.place.number + 1, ..before.place };
-            let row = match row {
-                Ok(row) if row.place.chain != place.chain => break,
-                Ok(row) if row.row.at >= cutoff => {
-                    heads.push(before);
-                    break;
-                }
-                Ok(row) if row.place == place && row.link == self.audit_keys.link(&before, &row.row).0 => row,
-                _ => {
-                    tracing::error!(%place, "ALARM: the audit log was altered; nothing is removed from there on");
-                    return Ok(None);
-                }
+            if row.as_ref().is_ok_and(|row| row.place.chain != begin.place.chain) {
+                break;
+            }
+            // It is not the last of its chain: something follows.
+            old = before;
+            if row.as_ref().is_ok_and(|row| row.row.at >= cutoff) {
+                break;
+            }
+            let place = AuditPlace { number: before.place.number + 1, ..begin.place };
+            let whole = row.ok().filter(|row| row.place == place).and_then(|row| {
+                let link = self.audit_keys.link(&before, &row.row);
+                (row.link == link.0).then_some(link)
+            });
+            let Some(link) = whole else {
+                tracing::error!(%place, "ALARM: the audit log was altered; nothing is removed from there on");
+                return Ok(None);
             };
-            let link = self.audit_keys.link(&before, &row.row);
-            heads.push(ChainHead { place, link });
+            before = ChainHead { place, link };
         }
-        // The last row that was read stays: it may be the last of the chain.
-        heads.pop();
-        Ok(heads.last().copied().filter(|until| *until != begin))
+        Ok((old != begin).then_some(old))
     }
 
     async fn remove_rows(&self, until: ChainHead, rows: u64, cutoff: Timestamp) -> Result<(), Fault> {
