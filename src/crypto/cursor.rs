@@ -7,6 +7,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use super::{
     envelope::{Key, SALT, decrypt, encrypt, single_use_key},
     locked::LockedKey,
+    locked::scrub_stack,
 };
 use crate::domain::Entropy;
 
@@ -31,6 +32,7 @@ impl CursorBox {
         // INVARIANT: a position is far below the cipher's limit of 64 GiB, so sealing cannot fail.
         let encrypted = encrypt(&key, question.as_bytes(), &mut body);
         debug_assert!(encrypted.is_ok());
+        scrub_stack();
         sealed.append(&mut body);
         BASE64_URL_SAFE_NO_PAD.encode(sealed)
     }
@@ -42,7 +44,9 @@ impl CursorBox {
         let (salt, body) = sealed.split_at_checked(SALT)?;
         let key = single_use_key(&self.key, salt, question.as_bytes());
         let mut body = body.to_vec();
-        decrypt(&key, question.as_bytes(), &mut body).ok()?;
+        let decrypted = decrypt(&key, question.as_bytes(), &mut body);
+        scrub_stack();
+        decrypted.ok()?;
         String::from_utf8(body).ok()
     }
 }

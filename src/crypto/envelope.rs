@@ -100,7 +100,9 @@ pub fn wrap(
     entropy.fill(&mut wrapped);
     let single_use = single_use_key(wrapping, &wrapped, associated_data);
     let mut body = key.to_vec();
-    encrypt(&single_use, associated_data, &mut body)?;
+    let encrypted = encrypt(&single_use, associated_data, &mut body);
+    scrub_stack();
+    encrypted?;
     wrapped.append(&mut body);
     Ok(wrapped)
 }
@@ -113,7 +115,9 @@ pub fn unwrap(wrapping: &[u8; 32], wrapped: &[u8], associated_data: &[u8]) -> Re
     let (salt, body) = wrapped.split_at_checked(SALT).ok_or(CryptoError::Malformed)?;
     let single_use = single_use_key(wrapping, salt, associated_data);
     let mut plain = Zeroizing::new(body.to_vec());
-    decrypt(&single_use, associated_data, &mut plain)?;
+    let decrypted = decrypt(&single_use, associated_data, &mut plain);
+    scrub_stack();
+    decrypted?;
     let mut key = Key::default();
     key.copy_from_slice(plain.get(..32).ok_or(CryptoError::Malformed)?);
     Ok(key)
@@ -126,8 +130,10 @@ pub fn seal(data_key: &[u8; 32], value: &[u8], associated_data: &[u8]) -> Result
     }
     let mut body = Zeroizing::new(Vec::with_capacity(value.len() + TAG));
     body.extend_from_slice(value);
-    encrypt(data_key, associated_data, &mut body)?;
+    let encrypted = encrypt(data_key, associated_data, &mut body);
     let mut sealed = commitment(data_key).to_vec();
+    scrub_stack();
+    encrypted?;
     sealed.extend_from_slice(&body);
     Ok(sealed)
 }
@@ -139,20 +145,23 @@ pub fn open(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Resul
         return Err(CryptoError::Malformed);
     }
     let (committed, body) = sealed.split_at_checked(COMMITMENT).ok_or(CryptoError::Malformed)?;
-    if !bool::from(commitment(data_key).ct_eq(committed)) {
-        return Err(CryptoError::Unauthentic);
-    }
-    let mut plain = Zeroizing::new(body.to_vec());
-    decrypt(data_key, associated_data, &mut plain)?;
-    Ok(plain)
+    let mut plain = Zeroizing::new(Vec::new());
+    let opened = if bool::from(commitment(data_key).ct_eq(committed)) {
+        plain.extend_from_slice(body);
+        decrypt(data_key, associated_data, &mut plain)
+    } else {
+        Err(CryptoError::Unauthentic)
+    };
+    scrub_stack();
+    opened.map(|()| plain)
 }
 
-/// HKDF-SHA-256 with a salt of its own for each use; the associated data is bound in as well.
+/// HKDF-SHA-256 with a salt of its own for each use; the associated data is bound in as well. Leaves traces on the stack,
+/// for the caller to scrub.
 pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) -> Key {
     let mut key = Key::default();
     let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key.as_mut_slice());
     debug_assert!(expanded.is_ok());
-    scrub_stack();
     key
 }
 
@@ -165,13 +174,12 @@ fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
     })
 }
 
-/// The nonce may be constant because every key is used once.
+/// The nonce may be constant because every key is used once. Leaves traces on the stack, for the caller to scrub.
 pub fn encrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
     #[cfg(test)]
     used_keys(|keys| keys.push(*key));
-    let encrypted =
-        Aes256Gcm::new(key.into()).encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
-    scrub_stack();
+    let cipher = Aes256Gcm::new(key.into());
+    let encrypted = cipher.encrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
     encrypted.map_err(|_| CryptoError::Malformed)
 }
 
@@ -182,10 +190,10 @@ pub fn used_keys(see: impl FnOnce(&mut Vec<[u8; 32]>)) {
     KEYS.with_borrow_mut(see);
 }
 
+/// Undoes [`encrypt`], and leaves traces on the stack as well.
 pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
-    let decrypted =
-        Aes256Gcm::new(key.into()).decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
-    scrub_stack();
+    let cipher = Aes256Gcm::new(key.into());
+    let decrypted = cipher.decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
     decrypted.map_err(|_| CryptoError::Unauthentic)
 }
 
