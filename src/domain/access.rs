@@ -68,12 +68,17 @@ impl RequestContext {
     }
 }
 
-/// A new name for a request, or for what the vault does by itself.
+/// A new name for a request, or for what the vault does by itself: 48 bits of milliseconds since 1970 and 80 random bits,
+/// so that the names that are kept together were given at about one time (as in RFC 9562, version 7).
 #[must_use]
-pub fn request_id(entropy: &dyn Entropy) -> Arc<str> {
-    let mut random = [0; 16];
-    entropy.fill(&mut random);
-    format!("req_{}", hex(&random)).into()
+pub fn request_id(entropy: &dyn Entropy, now: Timestamp) -> Arc<str> {
+    let mut name = [0; 16];
+    entropy.fill(&mut name);
+    let millis = now.micros().div_euclid(1_000).to_be_bytes();
+    for (byte, of_time) in name.iter_mut().zip(&millis[2..]) {
+        *byte = *of_time;
+    }
+    format!("req_{}", hex(&name)).into()
 }
 
 /// A policy module by name and content.

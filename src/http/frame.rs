@@ -79,9 +79,10 @@ impl Scene {
     fn of(app: &App, request: &Request) -> Self {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
         let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let now = app.clock.now();
         let context = RequestContext {
-            request_id: request_id(&*app.entropy),
-            now: app.clock.now(),
+            request_id: request_id(&*app.entropy, now),
+            now,
             source_ip: peer,
             user_agent: agent.map(|agent| agent.get(..USER_AGENT_BYTES).unwrap_or(agent).into()),
             receipt: ReceiptSlot::default(),

@@ -14,21 +14,22 @@ use tokio::sync::Notify;
 use tower::ServiceExt;
 
 use super::{error::ApiError, json::reply, system};
-use crate::domain::{Entropy, request_id};
+use crate::domain::{Clock, Entropy, request_id};
 
 /// What stands between the network and the inside.
 #[derive(Clone)]
 pub struct Shell {
     inside: Arc<ArcSwapOption<Router>>,
     sealed: Arc<Notify>,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
 
 impl Shell {
     /// A shell with nothing inside: sealed.
     #[must_use]
-    pub fn new(entropy: Arc<dyn Entropy>) -> Self {
-        Self { inside: Arc::default(), sealed: Arc::default(), entropy }
+    pub fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { inside: Arc::default(), sealed: Arc::default(), clock, entropy }
     }
 
     /// Lets requests in.
@@ -91,7 +92,7 @@ async fn answer(State(shell): State<Shell>, request: Request) -> Response {
 
 impl Shell {
     async fn refuse(&self, path: String) -> Response {
-        let id = request_id(&*self.entropy);
+        let id = request_id(&*self.entropy, self.clock.now());
         let mut response = match path.as_str() {
             "/v1/health" => system::health().await,
             "/v1/version" => system::version().await,

@@ -59,7 +59,10 @@ impl House {
     /// [`StartError::Config`] where no place of the root key is named.
     pub fn sealed(config: Config, compiler: PathBuf) -> Result<Arc<Self>, StartError> {
         let source = config.root_key_source()?;
-        let (shell, state) = (Shell::new(Arc::new(SystemEntropy)), Mutex::new(State::Sealed(ShareBox::default())));
+        let (shell, state) = (
+            Shell::new(Arc::new(SystemClock), Arc::new(SystemEntropy)),
+            Mutex::new(State::Sealed(ShareBox::default())),
+        );
         Ok(Arc::new(Self { config, compiler, source, shell, state }))
     }
 

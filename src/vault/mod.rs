@@ -272,7 +272,8 @@ impl Vault {
 
     /// Where what the server does by itself comes from.
     fn own_context(&self) -> RequestContext {
-        RequestContext::own(request_id(&*self.entropy), self.clock.now())
+        let now = self.clock.now();
+        RequestContext::own(request_id(&*self.entropy, now), now)
     }
 
     fn own_row(&self, context: &RequestContext, action: &'static str, details: Value) -> AuditRow {

@@ -15,7 +15,7 @@ use std::{
 
 use portcullis::{
     crypto::{RootKey, RootKeySource},
-    domain::Scope,
+    domain::{Scope, Timestamp},
     server::SystemEntropy,
 };
 use reqwest::Method;
@@ -325,7 +325,7 @@ async fn values_are_gone_from_memory_a_second_after_their_answer() {
     let client = vault.client("user:root");
     let mut needles = Needles::new();
     for n in 0..50 {
-        let canary = format!("canary-{n:02}-{}", portcullis::domain::request_id(&SystemEntropy));
+        let canary = format!("canary-{n:02}-{}", portcullis::domain::request_id(&SystemEntropy, Timestamp::default()));
         client.store(&format!("c/{n}"), json!({ "k": canary })).await;
         assert_eq!(client.batch(&[&format!("c/{n}")]).await["secrets"][format!("c/{n}")]["data"]["k"], canary);
         needles.insert(canary.clone(), canary.into_bytes());
