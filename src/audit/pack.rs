@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::log_entry::{LogDissent, LogObligations};
 use crate::domain::{
-    AuditRow, Decision, FieldFilter, Identity, InputRead, RequestContext, SecretPath, Timestamp, Verdict, Version,
+    AuditRow, Decision, FieldFilter, Identity, InputRead, ModuleRef, RequestContext, SecretPath, Timestamp, Verdict,
+    Version,
 };
 
 /// Hexadecimal digits of a digest of policies that each row repeats: enough to tell all that ever served apart.
@@ -107,7 +108,7 @@ pub(super) struct Packed {
 /// Path, version, code, index into [`Packed::decisions`].
 pub(super) type PackedEvent = (Option<String>, Option<i64>, String, Option<usize>);
 
-#[derive(Serialize, Deserialize, PartialEq)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct PackedDecision {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) module: Option<(String, String)>,
@@ -176,10 +177,14 @@ fn pack_inputs(inputs: Vec<InputRead>) -> Vec<(String, Value)> {
 
 /// How far back an equal decision is looked for: neighbours mostly share one, and a longer search would cost more than
 /// the bytes it saves.
-const LOOK_BACK: usize = 8;
+const LOOK_BACK: usize = 16;
 
 fn index_of(decisions: &mut Vec<PackedDecision>, decision: Decision) -> usize {
-    let packed = PackedDecision {
+    let known = decisions.iter().rev().take(LOOK_BACK).position(|before| before.is(&decision));
+    if let Some(back) = known {
+        return decisions.len() - 1 - back;
+    }
+    decisions.push(PackedDecision {
         module: decision.module.map(|module| (module.name.clone(), module.digest.clone())),
         reason: decision.reason,
         rules: decision.rules,
@@ -195,12 +200,33 @@ fn index_of(decisions: &mut Vec<PackedDecision>, decision: Decision) -> usize {
             .map(|(module, would)| LogDissent { module: module.name.clone(), would: (*would).to_owned() })
             .collect(),
         inputs: pack_inputs(decision.inputs),
-    };
-    let from = decisions.len().saturating_sub(LOOK_BACK);
-    let known = decisions.iter().enumerate().skip(from).find(|(_, before)| **before == packed);
-    if let Some((index, _)) = known {
-        return index;
-    }
-    decisions.push(packed);
+    });
     decisions.len() - 1
+}
+
+impl PackedDecision {
+    /// Whether this decision would be packed like that.
+    fn is(&self, decision: &Decision) -> bool {
+        let module = decision.module.as_ref().map(|module| (&module.name, &module.digest));
+        let (only, without) = match &decision.verdict {
+            Verdict::Allow(FieldFilter { only, without }) => (only.as_ref(), without.as_slice()),
+            Verdict::Deny(_) => (None, &[][..]),
+        };
+        let dissents = |before: &LogDissent, (module, would): &(Arc<ModuleRef>, &str)| {
+            before.module == module.name && before.would == *would
+        };
+        self.rules == decision.rules
+            && self.reason == decision.reason
+            && self.module.as_ref().map(|(name, digest)| (name, digest)) == module
+            && self.obligations.only_fields.as_ref() == only
+            && self.obligations.without_fields == without
+            && self.dissent.len() == decision.dissent.len()
+            && self.dissent.iter().zip(&decision.dissent).all(|(before, now)| dissents(before, now))
+            && self.inputs.len() == decision.inputs.len()
+            && self
+                .inputs
+                .iter()
+                .zip(&decision.inputs)
+                .all(|((name, value), now)| *name == now.name && *value == now.value)
+    }
 }
