@@ -74,7 +74,7 @@ impl Bench {
         let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\n";
         std::fs::write(policies.join("policies.toml"), manifest).unwrap();
         let policies = Arc::new(Policies::load(policies, SystemClock.now()).unwrap());
-        let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data")).await.unwrap());
+        let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data"), 64 << 20).await.unwrap());
         let keys = Arc::new(AuditKeys::new(&[7; 32]));
         store.start_log(Arc::new(AuditChain::new(Arc::clone(&keys), Arc::new(SystemClock)))).await.unwrap();
         let root = || RootKey::load_or_create(&directory.join("root.key"), &SystemEntropy).unwrap().0;

@@ -60,6 +60,7 @@ pub struct PolicyLoadingConfig {
 pub struct StoreConfig {
     pub data_dir: PathBuf,
     pub database_url: Option<DatabaseUrl>,
+    pub cache_mib: u32,
     pub max_connections: u32,
 }
 

@@ -3,6 +3,7 @@
 
 mod audit_tables;
 mod backup;
+mod cache;
 mod key_tables;
 mod log_check;
 mod migrations;
@@ -80,8 +81,11 @@ pub type StoreResult<T> = Result<T, StoreError>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DamagedRow(pub &'static str);
 
+/// A path, and the version that is wanted there; the newest where none is named.
+pub type Wanted = (SecretPath, Option<Version>);
+
 /// What is stored at a path.
-pub type Stored = Result<Option<Record>, DamagedRow>;
+pub type Stored = Result<Option<Arc<Record>>, DamagedRow>;
 
 /// A row of the audit log that cannot have been written by this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,7 +265,7 @@ pub struct ListScan {
 pub trait SecretStore: Send + Sync {
     /// The secrets at these paths, each at the version asked for or else its newest, in the order of the question: one
     /// statement, one snapshot. Deleted and expired ones are found too; `None` where there is nothing.
-    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>>;
+    async fn get_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>>;
 
     /// The secrets that are neither deleted nor expired at `now`, in the order of their paths' bytes. Fewer than the
     /// limit only where there are no more; damaged ones are logged and passed over.

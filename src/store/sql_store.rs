@@ -7,19 +7,23 @@ use sqlx::{Pool, pool::PoolConnection};
 
 use super::{
     ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone,
+    Wanted,
+    cache::RecordCache,
     sql::Backend,
     tables::Tables,
     writer::{Job, WriterHandle},
 };
 use crate::domain::{
     AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, SecretPath, TenantId, Timestamp,
-    Version, VersionRecord, WrappedDataKey, WrappedKey,
+    VersionRecord, WrappedDataKey, WrappedKey,
 };
 
 /// [`SecretStore`] on a database; how each is opened is its own module's affair.
 pub struct SqlStore<B: Backend> {
     pub(super) readers: Pool<B>,
     pub(super) writer: WriterHandle,
+    /// Where no other server writes.
+    pub(super) cache: Option<Arc<RecordCache>>,
     /// Held while the store is open, where a second server on the same database is to be refused.
     pub(super) _lock: Option<File>,
 }
@@ -27,18 +31,48 @@ pub struct SqlStore<B: Backend> {
 impl<B: Backend> SqlStore<B> {
     /// A store that only reads.
     pub(super) fn of_readers(readers: Pool<B>) -> Self {
-        Self { readers, writer: WriterHandle::none(), _lock: None }
+        Self { readers, writer: WriterHandle::none(), cache: None, _lock: None }
     }
 
     pub(super) async fn reader(&self) -> StoreResult<PoolConnection<B>> {
         Ok(self.readers.acquire().await?)
     }
+
+    async fn fetch_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
+        Tables::<B>(&mut *self.reader().await?).get_many(tenant, wanted).await
+    }
+
+    /// What the cache has of it comes from there, as long as all of it is of one moment.
+    async fn get_cached(&self, cache: &RecordCache, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
+        let (looked_at, found) = cache.look(tenant, wanted);
+        let missing: Vec<Wanted> =
+            wanted.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(wanted, _)| wanted.clone()).collect();
+        if missing.is_empty() {
+            return Ok(found.into_iter().map(Ok).collect());
+        }
+        let fetched = self.fetch_many(tenant, &missing).await?;
+        let newest = missing.iter().zip(&fetched).filter_map(|((path, version), stored)| {
+            let record = stored.as_ref().ok()?.as_ref()?;
+            version.is_none().then_some((path, record))
+        });
+        let used = wanted.iter().zip(&found).filter(|(_, found)| found.is_some()).map(|((path, _), _)| path);
+        if !cache.keep(looked_at, tenant, used, newest) {
+            return self.fetch_many(tenant, wanted).await;
+        }
+        let mut fetched = fetched.into_iter();
+        let either =
+            |found: Option<_>| found.map_or_else(|| fetched.next().unwrap_or(Ok(None)), |record| Ok(Some(record)));
+        Ok(found.into_iter().map(either).collect())
+    }
 }
 
 #[async_trait]
 impl<B: Backend> SecretStore for SqlStore<B> {
-    async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
-        Tables::<B>(&mut *self.reader().await?).get_many(tenant, wanted).await
+    async fn get_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
+        match &self.cache {
+            Some(cache) => self.get_cached(cache, tenant, wanted).await,
+            None => self.fetch_many(tenant, wanted).await,
+        }
     }
 
     async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,9 @@ use sqlx::{
 };
 
 use super::{
-    StoreError, StoreResult, log_check, migrations,
+    StoreError, StoreResult,
+    cache::RecordCache,
+    log_check, migrations,
     sql::{BUSY_TIMEOUT, Backend},
     sql_store::SqlStore,
     writer::{InPlace, WriterHandle},
@@ -33,12 +36,13 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub type SqliteStore = SqlStore<Sqlite>;
 
 impl SqliteStore {
-    /// Opens `portcullis.db` in the directory, making both where they are missing (modes 0700 and 0600).
+    /// Opens `portcullis.db` in the directory, making both where they are missing (modes 0700 and 0600). About so many
+    /// bytes of records, as they are stored, are kept in memory.
     ///
     /// # Errors
     ///
     /// A directory that another server holds, a library that is too old, a failed migration, and the database's own.
-    pub async fn open(directory: &Path) -> StoreResult<Self> {
+    pub async fn open(directory: &Path, cache: u64) -> StoreResult<Self> {
         let unfit = |what: &str, error: &dyn std::fmt::Display| {
             StoreError::Unfit(format!("{what} {}: {error}", directory.display()))
         };
@@ -60,8 +64,9 @@ impl SqliteStore {
         migrate(&mut connection).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
-        let writer = WriterHandle::start::<Sqlite>(options, in_place(&file));
-        Ok(Self { readers, writer, _lock: Some(lock) })
+        let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
+        let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone());
+        Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }
 
     /// Opens the database to read, whether or not a server is using it. Nothing is made, and nothing can be written.

@@ -1,8 +1,10 @@
 //! The tables in the store's verbs, over one connection of either database.
 
+use std::sync::Arc;
+
 use super::{
     Change, ChangeRequest, Committed, DamagedRow, EditMetadata, ListScan, Put, Refusal, StoreError, StoreResult,
-    Stored,
+    Stored, Wanted,
     sql::{Arg, Backend, Columns, head_columns, version_columns},
 };
 use crate::domain::{
@@ -25,11 +27,7 @@ impl<B: Backend> Tables<'_, B> {
         B::execute(self.0, sql, args).await
     }
 
-    pub async fn get_many(
-        &mut self,
-        tenant: &TenantId,
-        wanted: &[(SecretPath, Option<Version>)],
-    ) -> StoreResult<Vec<Stored>> {
+    pub async fn get_many(&mut self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
         let paths = json_array(wanted.iter().map(|(path, _)| path.as_str()))?;
         let versions = if wanted.iter().any(|(_, version)| version.is_some()) {
             Some(json_array(wanted.iter().map(|(_, version)| version.map(Version::get)))?)
@@ -42,7 +40,7 @@ impl<B: Backend> Tables<'_, B> {
             let place = usize::try_from(row.int(0)?).map_err(|_| StoreError::Damaged("place"))?;
             let slot = records.get_mut(place).zip(wanted.get(place)).ok_or(StoreError::Damaged("place"))?;
             let (slot, (_, pinned)) = slot;
-            *slot = whole(record(&row, *pinned))?.map(Some);
+            *slot = whole(record(&row, *pinned))?.map(|record| Some(Arc::new(record)));
         }
         Ok(records)
     }

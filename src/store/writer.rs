@@ -12,6 +12,7 @@ use tokio::{
 
 use super::{
     Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
+    cache::{RecordCache, Touched},
     sql::{Backend, OptionsOf},
     tables::Tables,
 };
@@ -60,9 +61,9 @@ pub struct WriterHandle {
 
 impl WriterHandle {
     /// Starts the writer.
-    pub fn start<B: Backend>(options: OptionsOf<B>, in_place: InPlace) -> Self {
+    pub fn start<B: Backend>(options: OptionsOf<B>, in_place: InPlace, cache: Option<Arc<RecordCache>>) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::<B> { options, in_place, chain: None, line: None, newest: None, unsynced: false };
+        let writer = Writer::<B> { options, in_place, cache, chain: None, line: None, newest: None, unsynced: false };
         Self { jobs, task: tokio::sync::Mutex::new(Some(tokio::spawn(writer.run(queue)))) }
     }
 
@@ -92,6 +93,7 @@ impl WriterHandle {
 struct Writer<B: Backend> {
     options: OptionsOf<B>,
     in_place: InPlace,
+    cache: Option<Arc<RecordCache>>,
     /// What binds the audit log's rows; none until the log is started.
     chain: Option<Arc<dyn Chain>>,
     /// None after a failure: what the connection knows is not to be trusted then, so it is opened anew.
@@ -176,6 +178,9 @@ impl<B: Backend> Writer<B> {
             Ok((replies, receipt)) => replies.into_iter().for_each(|reply| reply(&receipt)),
             Err(error) => {
                 tracing::error!(%error, "nothing of a group of changes could be committed");
+                if let Some(cache) = &self.cache {
+                    cache.lose();
+                }
                 self.unsynced |= B::is_failed_sync(&error);
                 if let Some(line) = self.line.take() {
                     timeout(PATIENCE, line.connection.close_hard()).await.ok();
@@ -201,6 +206,11 @@ impl<B: Backend> Writer<B> {
         };
         let destroys = group.iter().any(Job::destroys);
         let done = self.transact(&mut line, group).await;
+        if done.is_ok()
+            && let Some(cache) = &self.cache
+        {
+            cache.end();
+        }
         if done.is_ok() && !line.forget(destroys).await {
             self.unsynced = true;
         }
@@ -218,6 +228,9 @@ impl<B: Backend> Writer<B> {
         let mut transaction = line.connection.begin_with(B::BEGIN).await?;
         // Whoever gave up while the transaction waited to begin was told that nothing was done.
         let group: Vec<Job> = group.into_iter().filter(Job::is_awaited).collect();
+        if let Some(cache) = &self.cache {
+            cache.begin(&touched(&group));
+        }
         let alone = group.len() == 1;
         let (mut replies, mut rows) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for job in group {
@@ -279,6 +292,19 @@ impl<B: Backend> Writer<B> {
         // Nothing is known of a checkpoint: the first group makes one.
         Ok(Log { head, events_since_checkpoint: CHECKPOINT_EVENTS, checkpoint_at: Instant::now() })
     }
+}
+
+/// The secrets that these jobs may change.
+fn touched(group: &[Job]) -> Touched<'_> {
+    let mut secrets = Vec::new();
+    for job in group {
+        match job {
+            Job::Commit(request, _) => secrets.push((&request.tenant, &request.path)),
+            Job::ChangeKeys(..) => return Touched::All,
+            _ => (),
+        }
+    }
+    Touched::Secrets(secrets)
 }
 
 /// The next job; no job where it is time for something else; `None` at the end.

@@ -153,7 +153,7 @@ async fn write(server: &TestServer, round: usize, ever: &mut BTreeMap<(SecretPat
 
 /// Opens a store and reads every secret. What cannot be had at all is an error.
 async fn read_all(fixture: &Fixture, directory: &Path) -> StoreResult<BTreeMap<SecretPath, Fate>> {
-    let store = SqliteStore::open(directory).await?;
+    let store = SqliteStore::open(directory, 1 << 20).await?;
     let fates = read_each(fixture, &store).await;
     store.close().await;
     fates
@@ -172,7 +172,10 @@ async fn read_each(fixture: &Fixture, store: &SqliteStore) -> StoreResult<BTreeM
     }
     let wanted: Vec<_> = fixture.now.keys().map(|path| (path.clone(), None)).collect();
     let fate_of = |(path, stored): (&SecretPath, Stored)| {
-        (path.clone(), stored.map_or(Fate::Refused, |record| fate(fixture, &keyring, path, record)))
+        (
+            path.clone(),
+            stored.map_or(Fate::Refused, |record| fate(fixture, &keyring, path, record.map(Arc::unwrap_or_clone))),
+        )
     };
     if let Ok(found) = store.get_many(&tenant, &wanted).await {
         return Ok(fixture.now.keys().zip(found).map(fate_of).collect());

@@ -1,6 +1,13 @@
 //! What every store must do, written once, run on SQLite and on PostgreSQL.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::SeqCst},
+    },
+};
 
 use portcullis::{
     audit::{AuditChain, AuditKeys, CHECKPOINT, Note, Verifier},
@@ -30,13 +37,14 @@ struct Bench {
 }
 
 enum Place {
-    Sqlite(TempDir),
+    /// Where, and how many bytes of records are kept in memory.
+    Sqlite(TempDir, u64),
     Postgres(String),
 }
 
 impl Bench {
     async fn sqlite() -> Self {
-        Self::at(Place::Sqlite(tempfile::tempdir().unwrap())).await
+        Self::at(Place::Sqlite(tempfile::tempdir().unwrap(), 0)).await
     }
 
     async fn postgres() -> Option<Self> {
@@ -73,7 +81,7 @@ impl Bench {
     /// The first column, as text.
     async fn texts(&self, sql: &str) -> Vec<Option<String>> {
         match &self.place {
-            Place::Sqlite(directory) => {
+            Place::Sqlite(directory, _) => {
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut raw_sqlite(directory).await).await.unwrap();
                 rows.iter().map(|row| row.get(0)).collect()
             }
@@ -93,7 +101,7 @@ impl Bench {
 impl Place {
     async fn open(&self) -> Arc<dyn SecretStore> {
         match self {
-            Self::Sqlite(directory) => chained(SqliteStore::open(directory.path()).await.unwrap()).await,
+            Self::Sqlite(directory, cache) => chained(SqliteStore::open(directory.path(), *cache).await.unwrap()).await,
             Self::Postgres(url) => chained(PostgresStore::connect(url, 10).await.unwrap()).await,
         }
     }
@@ -101,7 +109,7 @@ impl Place {
     async fn sql(&self, sql: &str) {
         let sql = format!("BEGIN; {sql}; COMMIT");
         match self {
-            Self::Sqlite(directory) => {
+            Self::Sqlite(directory, _) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut raw_sqlite(directory).await).await.unwrap();
             }
             Self::Postgres(url) => {
@@ -220,7 +228,7 @@ impl Bench {
 
     async fn get(&self, place: &str, pinned: Option<i64>) -> Option<Record> {
         let wanted = [(path(place), pinned.map(version))];
-        self.store().get_many(&tenant(), &wanted).await.unwrap().pop().unwrap().unwrap()
+        self.store().get_many(&tenant(), &wanted).await.unwrap().pop().unwrap().unwrap().map(Arc::unwrap_or_clone)
     }
 
     async fn listed(&self, scan: &ListScan, now: i64) -> Vec<String> {
@@ -280,6 +288,7 @@ macro_rules! contract {
 contract![
     answers_come_in_the_order_of_the_question,
     a_batch_is_one_snapshot,
+    reads_follow_writes,
     a_list_is_in_the_order_of_bytes,
     a_list_leaves_out_what_is_gone,
     versions_come_newest_first,
@@ -371,13 +380,57 @@ async fn a_batch_is_one_snapshot(bench: Bench) {
         let records: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().unwrap()).collect();
         let first = records[0].head.updated_at;
         for record in records {
-            let mark = record.version.unwrap().created_at;
+            let mark = record.version.as_ref().unwrap().created_at;
             assert!(record.head.updated_at == first && (mark == first || first == at(10)), "{first:?} {mark:?}");
         }
         seen.insert(first);
     }
     flipping.await.unwrap();
     assert!(seen.len() > 1, "the writer was met at work");
+}
+
+/// Two secrets are written in turns; whoever reads sees what was acknowledged, and both as of one moment.
+async fn reads_follow_writes(bench: Bench) {
+    const ROUNDS: i64 = 150;
+    let acknowledged = Arc::new(AtomicI64::new(0));
+    let wanted: Arc<[_]> = ["first", "second", "never"].map(|name| (path(name), None)).into();
+    bench.put("first").await;
+    bench.put("second").await;
+    let mut readers = JoinSet::new();
+    for number in 0..4 {
+        let (store, acknowledged, wanted) = (bench.store(), Arc::clone(&acknowledged), Arc::clone(&wanted));
+        readers.spawn(async move {
+            let (mut reads, mut newest) = (0, 0);
+            while newest < ROUNDS {
+                // Some readers want one of the two, so that often one of them alone is in the cache.
+                let before = acknowledged.load(SeqCst);
+                let some = if (number + reads) % 3 == 0 { &wanted[..1] } else { &wanted[..] };
+                let answers = store.get_many(&tenant(), some).await.unwrap();
+                let versions: Vec<i64> =
+                    answers.into_iter().filter_map(|answer| Some(answer.unwrap()?.head.latest.get())).collect();
+                assert!(versions[0] >= before.max(newest), "{versions:?} after {before} and {newest}");
+                newest = versions[0];
+                if let Some(second) = versions.get(1) {
+                    assert!(newest - second == 0 || newest - second == 1, "{versions:?} are of two moments");
+                }
+                reads += 1;
+            }
+            reads
+        });
+    }
+    for round in 2..=ROUNDS {
+        assert_eq!(bench.put("first").await, round);
+        acknowledged.store(round, SeqCst);
+        assert_eq!(bench.put("second").await, round);
+    }
+    let reads = readers.join_all().await;
+    println!("{reads:?} reads beside {ROUNDS} writes of two secrets");
+    assert!(reads.iter().all(|reads| *reads > 20), "{reads:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_cache_reads_follow_writes() {
+    reads_follow_writes(Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), 1 << 20)).await).await;
 }
 
 async fn a_list_is_in_the_order_of_bytes(bench: Bench) {
