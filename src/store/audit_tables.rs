@@ -1,6 +1,6 @@
 //! The audit log's tables in the store's verbs, over one connection of either database.
 
-use std::{borrow::Cow, sync::LazyLock};
+use std::borrow::Cow;
 
 use super::{
     DamagedAuditRow, Logged, StoreError, StoreResult, Tombstone,
@@ -21,18 +21,18 @@ macro_rules! columns {
 const ROWS: usize = 16;
 const WIDTH: usize = 12;
 
-/// The statements that append 1, 2, … rows.
-static INSERT: LazyLock<Vec<String>> = LazyLock::new(|| {
+/// The statements that append 1, 2, … rows, each beginning with this verb.
+pub(super) fn appends(insert: &str) -> Vec<String> {
     let row = |row: usize| {
         let places: Vec<String> = (1..=WIDTH).map(|column| format!("${}", row * WIDTH + column)).collect();
         format!("({})", places.join(", "))
     };
     let statement = |rows: usize| {
         let rows: Vec<String> = (0..rows).map(row).collect();
-        format!(concat!("INSERT INTO audit_log (", columns!(), ") VALUES {}"), rows.join(", "))
+        format!(concat!("{} INTO audit_log (", columns!(), ") VALUES {}"), insert, rows.join(", "))
     };
     (1..=ROWS).map(statement).collect()
-});
+}
 
 /// Where the vault writes rows: whatever stands elsewhere was put there by somebody else, and is shown to nobody.
 macro_rules! in_place {
@@ -83,7 +83,7 @@ impl<B: Backend> Tables<'_, B> {
     /// Appends rows at their places. A place that is taken is an error.
     pub async fn append(&mut self, rows: &[(ChainHead, AuditRow)]) -> StoreResult<()> {
         for rows in rows.chunks(ROWS) {
-            let sql = INSERT.get(rows.len() - 1).ok_or(StoreError::Damaged("group"))?;
+            let sql = B::appends().get(rows.len() - 1).ok_or(StoreError::Damaged("group"))?;
             let args: Vec<Arg<'_>> = rows.iter().flat_map(|(head, row)| arguments(head, row)).collect();
             self.execute(sql, &args).await?;
         }

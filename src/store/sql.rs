@@ -1,13 +1,13 @@
 //! What the two databases have in common, so that each statement is written once.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::LazyLock, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, Connection, Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow,
     sqlite::SqliteRow,
 };
 
-use super::{StoreError, StoreResult};
+use super::{StoreError, StoreResult, audit_tables::appends};
 
 /// A value for a placeholder.
 #[derive(Clone, Copy)]
@@ -49,6 +49,9 @@ pub trait Backend: Database<Row: Columns> {
     const BEGIN: &'static str;
     /// Begins a transaction that reads one snapshot.
     const SNAPSHOT: &'static str;
+
+    /// The statements that append 1, 2, … rows to the audit log. A row that fails may end the transaction.
+    fn appends() -> &'static [String];
 
     /// Takes a chain of the audit log for this connection alone, until it is closed: the wanted one if it can be had.
     fn claim_chain(
@@ -235,6 +238,12 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
     const SNAPSHOT: &'static str = "BEGIN";
 
+    fn appends() -> &'static [String] {
+        // Nothing is kept to undo the statement alone: that would copy each page it writes to.
+        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT OR ROLLBACK"));
+        &SQL
+    }
+
     /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
     fn is_failed_sync(error: &StoreError) -> bool {
         // What was given up may still fail unseen.
@@ -284,6 +293,11 @@ driver!(Postgres, PgConnection, PgRow, {
     const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
     const BEGIN: &'static str = "BEGIN";
     const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+    fn appends() -> &'static [String] {
+        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT"));
+        &SQL
+    }
 
     /// The database stops by itself then.
     fn is_failed_sync(_: &StoreError) -> bool {
