@@ -47,7 +47,7 @@ pub struct Rig {
 impl Rig {
     pub async fn new(directory: &Path, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let policies = Arc::new(Policies::load(rules(&directory.join("policies")), clock.now()).unwrap());
-        let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data")).await.unwrap());
+        let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data"), 64 << 20).await.unwrap());
         let root = RootKey::fresh(&*entropy);
         store.root_fingerprint(&root.fingerprint()).await.unwrap();
         let audit_keys = Arc::new(AuditKeys::new(&[7; 32]));
@@ -69,7 +69,7 @@ impl Rig {
         }));
         let unlimited: BTreeMap<_, _> = Category::ALL.iter().map(|(_, word, _)| ((*word).to_owned(), 0)).collect();
         let settings = ApiSettings { rate_limits: unlimited, metrics_need_token: false };
-        let shell = Shell::new(Arc::clone(&entropy));
+        let shell = Shell::new(Arc::clone(&clock), Arc::clone(&entropy));
         let sources = (Arc::clone(&clock), Arc::clone(&entropy));
         let app = App::new(Arc::clone(&vault), Arc::clone(&authenticator), sources, metrics, &settings, &shell);
         shell.open(router(app, &settings));
@@ -99,9 +99,10 @@ impl Rig {
 
     /// Whoever asks, as the vault knows them behind the gate.
     fn caller(&self) -> Caller {
+        let now = self.clock.now();
         let context = RequestContext {
-            request_id: request_id(&*self.entropy),
-            now: self.clock.now(),
+            request_id: request_id(&*self.entropy, now),
+            now,
             source_ip: Some([127, 0, 0, 1].into()),
             user_agent: Some("bench".into()),
             receipt: ReceiptSlot::default(),
