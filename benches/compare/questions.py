@@ -74,6 +74,8 @@ def scale(bench):
         for server, home in zip(servers, homes):
             server.start(home)
         asked = [load.Requests(server, "batch-100", count, bench.scratch) for server, count in zip(servers, (few, many))]
+        for each in asked:
+            each.drive(16, 2)
         for turn in range(bench.options.turns):
             for connections in (1, 16):
                 for each in asked if turn % 2 else reversed(asked):
