@@ -45,7 +45,7 @@ async fn main() {
 async fn keyring(directory: &Path) -> Keyring {
     let root = RootKey::load(&RootKeySource::File(directory.join("root.key"))).unwrap();
     let keyring = Keyring::new(root, Arc::new(SystemEntropy));
-    let store = SqliteStore::open(directory).await.unwrap();
+    let store = SqliteStore::open(directory, 0).await.unwrap();
     let tenant = TenantId::default_tenant();
     keyring.take_in(&tenant, &store.tenant_keys(&tenant).await.unwrap()).unwrap();
     store.close().await;
