@@ -36,7 +36,8 @@ pub type OptionsOf<B> = <<B as Database>::Connection as Connection>::Options;
 pub trait Backend: Database<Row: Columns> {
     /// The statement of [`super::SecretStore::get_many`]: `$1` the tenant, `$2` a JSON array of paths, `$3` a JSON array
     /// of as many versions (or NULL, where the newest are meant). Answers the place in the array, then the columns of
-    /// [`head_columns`] and [`version_columns`].
+    /// [`head_columns`] and [`version_columns`]. Where versions have lost their head, a row of nulls says so: it must not
+    /// look as if nothing were there.
     const GET_MANY: &'static str;
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
@@ -150,17 +151,6 @@ macro_rules! newest_or_pinned {
     };
 }
 
-/// Where versions have lost their head, a row of nulls says so: it must not look as if nothing were there.
-macro_rules! here_or_damaged {
-    ($path:literal) => {
-        concat!(
-            "s.path IS NOT NULL OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = ",
-            $path,
-            ")"
-        )
-    };
-}
-
 /// The parts of [`Backend`] and [`Columns`] that read alike for both drivers but have no type in common.
 macro_rules! driver {
     ($database:ty, $connection:ty, $row:ty, { $($constants:tt)* }) => {
@@ -229,8 +219,8 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
                                 AND ",
         newest_or_pinned!("$3 ->> wanted.key"),
         "
-         WHERE ",
-        here_or_damaged!("wanted.value")
+         WHERE s.path IS NOT NULL
+            OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = wanted.value)"
     );
     const LOCK_SECRET: Option<&'static str> = None;
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
@@ -268,6 +258,7 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
 });
 
 driver!(Postgres, PgConnection, PgRow, {
+    // The limits forbid the planner to join all of the tables' rows: it does not know how few paths there are.
     const GET_MANY: &'static str = concat!(
         "SELECT wanted.place - 1, ",
         head_columns!("s"),
@@ -277,14 +268,19 @@ driver!(Postgres, PgConnection, PgRow, {
         value_columns!("v"),
         "
          FROM json_array_elements_text($2::text::json) WITH ORDINALITY AS wanted (path, place)
-         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.path
-         LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
-              AND v.version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
-              AND ",
+         LEFT JOIN LATERAL (SELECT * FROM secrets WHERE tenant = $1 AND path = wanted.path LIMIT 1) AS s ON true
+         LEFT JOIN LATERAL (
+              SELECT * FROM versions
+              WHERE tenant = s.tenant AND path = s.path
+                AND version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
+                AND ",
         newest_or_pinned!("$3::text::json ->> (wanted.place - 1)::int"),
         "
-         WHERE ",
-        here_or_damaged!("wanted.path")
+              LIMIT 1) AS v ON true
+         LEFT JOIN LATERAL (
+              SELECT true AS behind FROM versions
+              WHERE s.path IS NULL AND tenant = $1 AND path = wanted.path LIMIT 1) AS left_over ON true
+         WHERE s.path IS NOT NULL OR left_over.behind"
     );
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =

@@ -433,6 +433,44 @@ async fn with_a_cache_reads_follow_writes() {
     reads_follow_writes(Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), 1 << 20)).await).await;
 }
 
+/// The planner cannot know how few paths are wanted, and must not read whole tables for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_finds_secrets_by_their_index() {
+    const SCANS: &str = "SELECT CAST(seq_scan AS TEXT) FROM pg_stat_user_tables
+                         WHERE relname IN ('secrets', 'versions') ORDER BY relname";
+    let Some(mut bench) = Bench::postgres().await else { return };
+    // What a connection counted is known when it is closed.
+    bench.reopen().await;
+    let before = bench.texts(SCANS).await;
+    bench
+        .sql(
+            "INSERT INTO secrets SELECT 'acme', 'many/' || n, 1, 'api_key', '{}', 1, 'u', 1, 'u', NULL, NULL, NULL, 10
+               FROM generate_series(1, 20000) AS n;
+             INSERT INTO versions SELECT 'acme', 'many/' || n, 1, 'api_key', 1, 'u', NULL, NULL, 1, 'k', 'v'
+               FROM generate_series(1, 20000) AS n",
+        )
+        .await;
+    for analyzed in [false, true] {
+        if analyzed {
+            bench.texts("ANALYZE").await;
+        }
+        for round in 0..10 {
+            let names = (0..100).map(|n| format!("many/{}", n * 10 + round)).chain(["nothing".to_owned()]);
+            let wanted: Vec<_> = names.map(|name| (path(&name), None)).collect();
+            let answers = bench.store().get_many(&tenant(), &wanted).await.unwrap();
+            assert_eq!(
+                answers.iter().filter(|answer| matches!(answer, Ok(Some(_)))).count(),
+                100 - usize::from(round == 0)
+            );
+            bench.put("many/7").await;
+        }
+    }
+    bench.reopen().await;
+    let found = bench.texts("SELECT CAST(idx_scan AS TEXT) FROM pg_stat_user_tables WHERE relname = 'secrets'").await;
+    assert!(found[0].as_ref().unwrap().parse::<u64>().unwrap() >= 1_000, "the look-ups were counted: {found:?}");
+    assert_eq!(bench.texts(SCANS).await, before);
+}
+
 async fn a_list_is_in_the_order_of_bytes(bench: Bench) {
     let names =
         ["B", "a", "b/1", "b/10", "b/2", "B/x", "b-c", "b.c", "b_c", "_x", "0", "Z", "b/a/c", "bb", "b/A", "a1", "A1"];
