@@ -152,6 +152,7 @@ pub struct ServerConfig {
     pub write_timeout: Span,
     pub drain_timeout: Span,
     pub max_connections: usize,
+    pub max_requests: usize,
     pub metrics_need_token: bool,
 }
 

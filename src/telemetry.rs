@@ -34,6 +34,7 @@ pub struct Metrics {
     unreadable_records: Counter,
     rate_limited: Family<CategoryLabels, Counter>,
     failed_authentications: Counter,
+    turned_away: Counter,
     lost_checkpoints: Counter,
     checkpoints_fail: AtomicBool,
 }
@@ -106,6 +107,7 @@ impl Default for Metrics {
             unreadable_records: Counter::default(),
             rate_limited: Family::default(),
             failed_authentications: Counter::default(),
+            turned_away: Counter::default(),
             lost_checkpoints: Counter::default(),
             checkpoints_fail: AtomicBool::new(false),
         }
@@ -146,6 +148,11 @@ impl Metrics {
         self.rate_limited.get_or_create(&CategoryLabels { category }).inc();
     }
 
+    /// A request was turned away since there was no place to work on it.
+    pub fn turned_away(&self) {
+        self.turned_away.inc();
+    }
+
     /// A token was refused.
     pub fn failed_authentication(&self) {
         self.failed_authentications.inc();
@@ -175,6 +182,7 @@ impl Metrics {
         registry.register("store_read_duration_seconds", "Time of a look-up, in seconds", self.store_reads.clone());
         registry.register("store_write_duration_seconds", "Time of a change, in seconds", self.store_writes.clone());
         registry.register("unreadable_records", "Records that did not authenticate", self.unreadable_records.clone());
+        registry.register("turned_away_requests", "Requests turned away for want of a place", self.turned_away.clone());
         registry.register("rate_limited_requests", "Requests turned away for their rate", self.rate_limited.clone());
         registry.register(
             "lost_checkpoints",

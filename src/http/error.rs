@@ -24,7 +24,7 @@ pub struct ApiError {
     pub details: Option<Value>,
     /// Seconds after which another try makes sense.
     pub retry_after: Option<u64>,
-    /// Whether the audit log has it already.
+    /// Whether the audit log has it already, or is not to have it.
     pub recorded: bool,
 }
 
@@ -95,6 +95,13 @@ impl ApiError {
         let known = STATUSES.iter().find(|(word, _)| *word == code);
         let status = known.map_or(StatusCode::INTERNAL_SERVER_ERROR, |(_, status)| *status);
         Self { status, code, message: message.into(), details: None, retry_after: None, recorded: false }
+    }
+
+    /// There are more requests than the server can work on. Not for the audit log: turning away must stay cheap.
+    #[must_use]
+    pub fn busy() -> Self {
+        let error = Self::new("service_unavailable", "The server is busy with other requests: try again later");
+        Self { retry_after: Some(1), recorded: true, ..error }
     }
 
     /// A request that is not what the route takes.

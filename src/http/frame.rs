@@ -7,18 +7,20 @@ use std::{
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, MatchedPath, Query, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::MethodRouter,
 };
 
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinError;
 use tracing::Instrument;
 
 use super::{
     App,
+    admission::Place,
     error::ApiError,
     limits::{Category, Exhausted, Quota},
 };
@@ -38,6 +40,7 @@ pub struct Scene {
     principal: OnceLock<Principal>,
     generation: OnceLock<u64>,
     quota: Mutex<Option<Quota>>,
+    place: OnceLock<Place>,
 }
 
 /// Gives the request an id and a context, and the answer its headers.
@@ -87,7 +90,13 @@ impl Scene {
             user_agent: agent.map(|agent| agent.get(..USER_AGENT_BYTES).unwrap_or(agent).into()),
             receipt: ReceiptSlot::default(),
         };
-        Self { context, principal: OnceLock::new(), generation: OnceLock::new(), quota: Mutex::new(None) }
+        Self {
+            context,
+            principal: OnceLock::new(),
+            generation: OnceLock::new(),
+            quota: Mutex::new(None),
+            place: OnceLock::new(),
+        }
     }
 
     fn write_headers(&self, app: &App, headers: &mut HeaderMap) {
@@ -119,11 +128,24 @@ impl Scene {
         *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = quota;
     }
 
+    /// Takes one of the places in which requests are worked on. It is given back when the request is over.
+    async fn enter(&self, app: &App) -> Result<(), ApiError> {
+        let place = app.places.take().await.ok_or_else(|| turned_away(app))?;
+        let _ = self.place.set(place);
+        Ok(())
+    }
+
     fn draw(&self, app: &App, who: &Arc<str>, category: Category) -> Result<(), ApiError> {
         let drawn = app.rates.draw(who, category, 1, self.context.now);
         self.show(drawn.unwrap_or_else(|exhausted| Some(exhausted.quota)));
         drawn.map(drop).map_err(|exhausted| rate_limited(app, category, exhausted))
     }
+}
+
+/// The answer to a request for which there is no place.
+fn turned_away(app: &App) -> ApiError {
+    app.metrics.turned_away();
+    ApiError::busy()
 }
 
 /// The answer to a request that came too soon.
@@ -166,6 +188,9 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
     let Some(scene) = request.extensions().get::<Arc<Scene>>().cloned() else {
         return ApiError::new("internal_error", "").into_response();
     };
+    if gate.app.places.are_crowded() {
+        return turned_away(&gate.app).into_response();
+    }
     let path = Target::read(&request).and_then(Result::ok);
     let (app, action) = (gate.app.clone(), gate.action());
     let recorder = Recorder { app, scene: Arc::clone(&scene), action, path, observes: gate.word.is_some() };
@@ -180,6 +205,12 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
 
 impl Gate {
     async fn pass(self, scene: Arc<Scene>, mut request: Request, next: Next) -> Response {
+        // Who sends a body gets a place once it is here: whoever is slow at that must keep nobody waiting.
+        if !sends_body(&request)
+            && let Err(busy) = scene.enter(&self.app).await
+        {
+            return busy.into_response();
+        }
         match self.caller(&scene, request.headers()).await {
             Ok(caller) => {
                 request.extensions_mut().insert(Caller { vault: caller, app: self.app, scene });
@@ -289,6 +320,10 @@ impl Recorder {
     }
 }
 
+fn sends_body(request: &Request) -> bool {
+    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) && !request.body().is_end_stream()
+}
+
 /// Whose units a request draws on.
 fn bucket_of(principal: &Principal) -> Arc<str> {
     format!("{}/{}", principal.tenant, principal.id).into()
@@ -316,6 +351,15 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Takes one of the places in which requests are worked on, for a request whose body is here now.
+    ///
+    /// # Errors
+    ///
+    /// 503 where there is none for too long.
+    pub async fn enter(&self) -> Result<(), ApiError> {
+        self.scene.enter(&self.app).await
+    }
+
     /// Draws more units, of a category that is not the gate's.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use serde::{
 };
 use zeroize::Zeroizing;
 
-use super::error::ApiError;
+use super::{error::ApiError, frame::Caller};
 
 /// Deepest nesting.
 const MAX_DEPTH: usize = 32;
@@ -27,15 +27,16 @@ const MAX_DEPTH: usize = 32;
 pub struct JsonBody(Zeroizing<Vec<u8>>);
 
 impl JsonBody {
-    /// Reads a body of at most `most` bytes.
+    /// Reads a body of at most `most` bytes, and takes a place to work on it.
     ///
     /// # Errors
     ///
-    /// 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
+    /// 503 where there is no place; 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
     pub async fn read(request: Request, most: usize) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::new("unsupported_media_type", "Content-Type must be application/json"));
         }
+        let caller = request.extensions().get::<Caller>().cloned();
         let mut body = Limited::new(request.into_body(), most);
         let mut bytes = Zeroizing::new(Vec::new());
         while let Some(frame) = body.frame().await {
@@ -43,6 +44,9 @@ impl JsonBody {
             if let Some(data) = frame.data_ref() {
                 grow(&mut bytes, data);
             }
+        }
+        if let Some(caller) = caller {
+            caller.enter().await?;
         }
         check(&bytes)?;
         Ok(Self(bytes))

@@ -1,5 +1,6 @@
 //! The REST API over HTTP: extract, one call of the vault, wrap. The only module that names the web framework.
 
+mod admission;
 mod audit;
 mod batch;
 mod error;
@@ -37,6 +38,7 @@ use crate::{
     telemetry::{Metrics, PoliciesNumbers, PolicyNumbers},
     vault::Vault,
 };
+use admission::Places;
 use frame::{gated, observed};
 use limits::RateLimits;
 use shell::Sealer;
@@ -54,6 +56,7 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     registry: Registry,
     rates: RateLimits,
+    places: Places,
     sealer: Sealer,
 }
 
@@ -72,6 +75,8 @@ pub struct ApiSettings {
     pub rate_limits: BTreeMap<String, u32>,
     /// Whether `/v1/metrics` wants a token with the scope `admin`.
     pub metrics_need_token: bool,
+    /// How many requests are worked on at one time; with 0, as many as the processors can make use of.
+    pub max_requests: usize,
 }
 
 impl App {
@@ -112,6 +117,7 @@ impl App {
             metrics,
             registry,
             rates,
+            places: Places::new(settings.max_requests),
             sealer: shell.sealer(),
         }))
     }

@@ -136,6 +136,7 @@ impl House {
         let settings = ApiSettings {
             rate_limits: config.rate_limits.clone(),
             metrics_need_token: config.server.metrics_need_token,
+            max_requests: config.server.max_requests,
         };
         let warming = Arc::clone(&authenticator);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move { warming.warm_up().await }));

@@ -40,6 +40,7 @@ mod known_holes;
 mod ledger;
 mod linearizable;
 mod memory;
+mod overload;
 mod paths;
 mod postgres;
 mod postgres_faults;
