@@ -244,6 +244,10 @@ impl SecretStore for Unaudited {
         Ok(Receipt::none())
     }
 
+    fn distrust(&self, tenant: &TenantId, path: &SecretPath) {
+        self.0.distrust(tenant, path);
+    }
+
     async fn get_many(&self, tenant: &TenantId, wanted: &[(SecretPath, Option<Version>)]) -> StoreResult<Vec<Stored>> {
         self.0.get_many(tenant, wanted).await
     }

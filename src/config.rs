@@ -246,6 +246,7 @@ impl Config {
         }
         let connections = [
             ("server.max_connections", self.server.max_connections),
+            ("server.max_requests", self.server.max_requests.max(1)),
             ("store.max_connections", usize::try_from(self.store.max_connections).unwrap_or(usize::MAX)),
         ];
         if let Some((key, _)) = connections.into_iter().find(|(_, number)| !(1..=1_000_000).contains(number)) {

@@ -157,7 +157,8 @@ pub fn open(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Resul
 }
 
 /// HKDF-SHA-256 with a salt of its own for each use; the associated data is bound in as well. Leaves traces on the stack,
-/// for the caller to scrub.
+/// in a frame of its own, for the caller to scrub.
+#[inline(never)]
 pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) -> Key {
     let mut key = Key::default();
     let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key.as_mut_slice());
@@ -165,6 +166,7 @@ pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) 
     key
 }
 
+#[inline(never)]
 fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
     let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(data_key);
     // INVARIANT: HMAC takes keys of every length, so there is no error to meet.
@@ -175,6 +177,7 @@ fn commitment(data_key: &[u8; 32]) -> [u8; COMMITMENT] {
 }
 
 /// The nonce may be constant because every key is used once. Leaves traces on the stack, for the caller to scrub.
+#[inline(never)]
 pub fn encrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
     #[cfg(test)]
     used_keys(|keys| keys.push(*key));
@@ -191,6 +194,7 @@ pub fn used_keys(see: impl FnOnce(&mut Vec<[u8; 32]>)) {
 }
 
 /// Undoes [`encrypt`], and leaves traces on the stack as well.
+#[inline(never)]
 pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
     let cipher = Aes256Gcm::new(key.into());
     let decrypted = cipher.decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);

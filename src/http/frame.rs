@@ -2,18 +2,17 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use axum::{
     extract::{ConnectInfo, FromRequestParts, MatchedPath, Query, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::MethodRouter,
 };
 
-use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinError;
 use tracing::Instrument;
@@ -40,7 +39,7 @@ pub struct Scene {
     principal: OnceLock<Principal>,
     generation: OnceLock<u64>,
     quota: Mutex<Option<Quota>>,
-    place: OnceLock<Place>,
+    place: Mutex<Option<Place>>,
 }
 
 /// Gives the request an id and a context, and the answer its headers.
@@ -95,7 +94,7 @@ impl Scene {
             principal: OnceLock::new(),
             generation: OnceLock::new(),
             quota: Mutex::new(None),
-            place: OnceLock::new(),
+            place: Mutex::new(None),
         }
     }
 
@@ -128,11 +127,20 @@ impl Scene {
         *self.quota.lock().unwrap_or_else(PoisonError::into_inner) = quota;
     }
 
-    /// Takes one of the places in which requests are worked on. It is given back when the request is over.
+    /// Takes one of the places in which requests are worked on. It is given back when the request is over, if not before.
     async fn enter(&self, app: &App) -> Result<(), ApiError> {
         let place = app.places.take().await.ok_or_else(|| turned_away(app))?;
-        let _ = self.place.set(place);
+        *self.place() = Some(place);
         Ok(())
+    }
+
+    /// Gives its place back.
+    fn leave(&self) {
+        *self.place() = None;
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn draw(&self, app: &App, who: &Arc<str>, category: Category) -> Result<(), ApiError> {
@@ -163,11 +171,19 @@ struct Gate {
     category: Category,
     /// The audit's word for what lies behind the gate, where the vault does not record it itself.
     word: Option<&'static str>,
+    /// Whether what lies behind it has to wait for a place where requests are worked on.
+    needs_place: bool,
 }
 
 /// Puts a gate before a handler whose work the vault records.
 pub fn gated(app: &App, scope: Scope, category: Category, handlers: MethodRouter<App>) -> MethodRouter<App> {
-    let gate = Gate { app: app.clone(), scope: Some(scope), category, word: None };
+    let gate = Gate { app: app.clone(), scope: Some(scope), category, word: None, needs_place: true };
+    handlers.route_layer(middleware::from_fn_with_state(gate, admit))
+}
+
+/// The same before a handler that has to be there for the operator when there are more requests than can be worked on.
+pub fn always_there(app: &App, scope: Scope, category: Category, handlers: MethodRouter<App>) -> MethodRouter<App> {
+    let gate = Gate { app: app.clone(), scope: Some(scope), category, word: None, needs_place: false };
     handlers.route_layer(middleware::from_fn_with_state(gate, admit))
 }
 
@@ -180,7 +196,7 @@ pub fn observed(
     word: &'static str,
     handlers: MethodRouter<App>,
 ) -> MethodRouter<App> {
-    let gate = Gate { app: app.clone(), scope: scope.into(), category, word: Some(word) };
+    let gate = Gate { app: app.clone(), scope: scope.into(), category, word: Some(word), needs_place: true };
     handlers.route_layer(middleware::from_fn_with_state(gate, admit))
 }
 
@@ -188,7 +204,7 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
     let Some(scene) = request.extensions().get::<Arc<Scene>>().cloned() else {
         return ApiError::new("internal_error", "").into_response();
     };
-    if gate.app.places.are_crowded() {
+    if gate.needs_place && gate.app.places.are_crowded() {
         return turned_away(&gate.app).into_response();
     }
     let path = Target::read(&request).and_then(Result::ok);
@@ -205,14 +221,15 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
 
 impl Gate {
     async fn pass(self, scene: Arc<Scene>, mut request: Request, next: Next) -> Response {
-        // Who sends a body gets a place once it is here: whoever is slow at that must keep nobody waiting.
-        if !sends_body(&request)
-            && let Err(busy) = scene.enter(&self.app).await
-        {
-            return busy.into_response();
-        }
         match self.caller(&scene, request.headers()).await {
             Ok(caller) => {
+                // Not before: whoever waits for an issuer's keys must not keep a place.
+                if self.needs_place
+                    && let Err(busy) = scene.enter(&self.app).await
+                {
+                    self.app.rates.give_back(&bucket_of(&caller.principal), self.category, 1, scene.context.now);
+                    return busy.into_response();
+                }
                 request.extensions_mut().insert(Caller { vault: caller, app: self.app, scene });
                 next.run(request).await
             }
@@ -304,6 +321,7 @@ impl Recorder {
             None | Some("rate_limited") => response,
             // What could not be done in time must not wait for the log as well; the event follows when it can.
             Some("service_unavailable") => {
+                self.scene.leave();
                 tokio::spawn(async move { self.record("service_unavailable").await.ok() }.in_current_span());
                 response
             }
@@ -318,10 +336,6 @@ impl Recorder {
         let Self { app, scene, action, path, .. } = self;
         app.vault.record_request(scene.principal.get(), &scene.context, action, path, code).await
     }
-}
-
-fn sends_body(request: &Request) -> bool {
-    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH) && !request.body().is_end_stream()
 }
 
 /// Whose units a request draws on.
@@ -351,7 +365,12 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Takes one of the places in which requests are worked on, for a request whose body is here now.
+    /// Gives up its place among the requests that are worked on.
+    pub fn leave(&self) {
+        self.scene.leave();
+    }
+
+    /// Takes a place again.
     ///
     /// # Errors
     ///

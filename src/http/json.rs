@@ -2,7 +2,7 @@
 //!
 //! No message here repeats a value from the body: parsers like to, and the value may be a secret.
 
-use std::{collections::HashSet, fmt, io, marker::PhantomData};
+use std::{collections::HashSet, fmt, future::poll_fn, io, marker::PhantomData, pin::pin, task::Poll};
 
 use axum::{
     body::Body,
@@ -27,11 +27,12 @@ const MAX_DEPTH: usize = 32;
 pub struct JsonBody(Zeroizing<Vec<u8>>);
 
 impl JsonBody {
-    /// Reads a body of at most `most` bytes, and takes a place to work on it.
+    /// Reads a body of at most `most` bytes. Where it has to be waited for, the request gives up its place meanwhile:
+    /// whoever is slow to send must keep nobody waiting.
     ///
     /// # Errors
     ///
-    /// 503 where there is no place; 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
+    /// 503 where there is no place afterwards; 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
     pub async fn read(request: Request, most: usize) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::new("unsupported_media_type", "Content-Type must be application/json"));
@@ -39,13 +40,26 @@ impl JsonBody {
         let caller = request.extensions().get::<Caller>().cloned();
         let mut body = Limited::new(request.into_body(), most);
         let mut bytes = Zeroizing::new(Vec::new());
-        while let Some(frame) = body.frame().await {
+        let mut waited = false;
+        loop {
+            let frame = {
+                let mut frame = pin!(body.frame());
+                match poll_fn(|context| Poll::Ready(frame.as_mut().poll(context))).await {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => {
+                        caller.iter().for_each(Caller::leave);
+                        waited = true;
+                        frame.await
+                    }
+                }
+            };
+            let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| unread(&*error, most))?;
             if let Some(data) = frame.data_ref() {
                 grow(&mut bytes, data);
             }
         }
-        if let Some(caller) = caller {
+        if waited && let Some(caller) = caller {
             caller.enter().await?;
         }
         check(&bytes)?;

@@ -39,7 +39,7 @@ use crate::{
     vault::Vault,
 };
 use admission::Places;
-use frame::{gated, observed};
+use frame::{always_there, gated, observed};
 use limits::RateLimits;
 use shell::Sealer;
 
@@ -137,8 +137,11 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
     let batch_metadata = gated(&app, Scope::SecretsList, Category::BatchMetadata, post(batch::metadata));
     let batch_metadata = batch_metadata.fallback(batch::other_method);
     let metrics = get(system::metrics);
-    let metrics =
-        if settings.metrics_need_token { gated(&app, Scope::Admin, Category::PolicyOps, metrics) } else { metrics };
+    let metrics = if settings.metrics_need_token {
+        always_there(&app, Scope::Admin, Category::PolicyOps, metrics)
+    } else {
+        metrics
+    };
     let reads_policies = |word, handlers| observed(&app, Scope::PoliciesRead, Category::PolicyOps, word, handlers);
     let reload = gated(&app, Scope::PoliciesWrite, Category::PolicyOps, post(policies::reload));
     let test_policies =
@@ -177,7 +180,7 @@ pub fn router(app: App, settings: &ApiSettings) -> Router {
         .route("/v1/keys/rotate", turns_keys(post(keys::rotate)))
         .route("/v1/keys/rewrap", turns_keys(post(keys::rewrap)))
         .route("/v1/keys/rotate-root", turns_keys(post(keys::rotate_root)))
-        .route("/v1/seal", turns_keys(post(keys::seal)))
+        .route("/v1/seal", always_there(&app, Scope::Admin, Category::Keys, post(keys::seal)))
         .route("/v1/audit/logs", audit_log)
         .route("/v1/audit/export", gated(&app, Scope::AuditExport, Category::AuditExport, post(export::export)))
         .route("/v1/auth/whoami", observed(&app, None, Category::Auth, "whoami", get(system::whoami)))

@@ -30,20 +30,12 @@ pub struct RecordCache {
 /// When what was changed, in a time that counts beginnings and ends of changes.
 struct Changes {
     now: u64,
-    /// When each group of places was last changed, and when all were.
+    /// When each group of places was last changed, and when any might have been.
     group: Vec<u64>,
     all: u64,
-    /// What is being changed: these groups, or who knows what.
+    /// What is being changed: these groups; or nobody knows what.
     going_on: HashSet<usize>,
     unknown: bool,
-}
-
-/// What a group of changes touches.
-pub enum Touched<'a> {
-    /// These secrets.
-    Secrets(Vec<(&'a TenantId, &'a SecretPath)>),
-    /// It may be any.
-    All,
 }
 
 /// The time at which records were looked for.
@@ -89,25 +81,22 @@ impl RecordCache {
         found.into_iter().all(unchanged)
     }
 
+    /// Takes a record out.
+    pub fn forget(&self, tenant: &TenantId, path: &SecretPath) {
+        self.records.remove(&At(tenant, path));
+    }
+
     /// Takes out what is about to be changed. To be called when no earlier change can still be committed, and before
     /// these can be.
-    pub fn begin(&self, touched: &Touched<'_>) {
+    pub fn begin(&self, touched: &[(&TenantId, &SecretPath)]) {
         let mut changes = self.changes_mut();
         if std::mem::take(&mut changes.unknown) {
             changes.now += 1;
             changes.all = changes.now;
         }
-        match touched {
-            Touched::All => {
-                changes.unknown = true;
-                self.records.clear();
-            }
-            Touched::Secrets(places) => {
-                for (tenant, path) in places {
-                    changes.going_on.insert(self.group(tenant, path));
-                    self.records.remove(&At(tenant, path));
-                }
-            }
+        for (tenant, path) in touched {
+            changes.going_on.insert(self.group(tenant, path));
+            self.records.remove(&At(tenant, path));
         }
     }
 
@@ -116,9 +105,6 @@ impl RecordCache {
         let mut changes = self.changes_mut();
         changes.now += 1;
         let now = changes.now;
-        if std::mem::take(&mut changes.unknown) {
-            changes.all = now;
-        }
         for group in std::mem::take(&mut changes.going_on) {
             if let Some(changed) = changes.group.get_mut(group) {
                 *changed = now;
@@ -311,10 +297,7 @@ mod tests {
                 }
                 let places: Vec<_> = paths.iter().map(|number| path(*number)).collect();
                 let tenant = tenant();
-                let touched = match self.below(10) {
-                    0 => Touched::All,
-                    _ => Touched::Secrets(places.iter().map(|place| (&tenant, place)).collect()),
-                };
+                let touched: Vec<_> = places.iter().map(|place| (&tenant, place)).collect();
                 self.cache.begin(&touched);
                 self.changing = paths;
                 return;

@@ -267,6 +267,9 @@ pub trait SecretStore: Send + Sync {
     /// statement, one snapshot. Deleted and expired ones are found too; `None` where there is nothing.
     async fn get_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>>;
 
+    /// Keeps nothing of this secret in memory: what was read of it cannot be right. It is read anew when it is next wanted.
+    fn distrust(&self, tenant: &TenantId, path: &SecretPath);
+
     /// The secrets that are neither deleted nor expired at `now`, in the order of their paths' bytes. Fewer than the
     /// limit only where there are no more; damaged ones are logged and passed over.
     async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>>;

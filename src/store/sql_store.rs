@@ -75,6 +75,12 @@ impl<B: Backend> SecretStore for SqlStore<B> {
         }
     }
 
+    fn distrust(&self, tenant: &TenantId, path: &SecretPath) {
+        if let Some(cache) = &self.cache {
+            cache.forget(tenant, path);
+        }
+    }
+
     async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
         Tables::<B>(&mut *self.reader().await?).list(tenant, scan, now).await
     }

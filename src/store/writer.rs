@@ -12,11 +12,11 @@ use tokio::{
 
 use super::{
     Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
-    cache::{RecordCache, Touched},
+    cache::RecordCache,
     sql::{Backend, OptionsOf},
     tables::Tables,
 };
-use crate::domain::{AuditRow, Chain, ChainHead, Receipt};
+use crate::domain::{AuditRow, Chain, ChainHead, Receipt, SecretPath, TenantId};
 
 /// How many requests may wait for the writer before a new one waits to be let in.
 const QUEUE: usize = 1_024;
@@ -295,16 +295,20 @@ impl<B: Backend> Writer<B> {
 }
 
 /// The secrets that these jobs may change.
-fn touched(group: &[Job]) -> Touched<'_> {
+fn touched(group: &[Job]) -> Vec<(&TenantId, &SecretPath)> {
     let mut secrets = Vec::new();
     for job in group {
         match job {
             Job::Commit(request, _) => secrets.push((&request.tenant, &request.path)),
-            Job::ChangeKeys(..) => return Touched::All,
+            Job::ChangeKeys(request, _) => {
+                if let KeyChange::Rewrap { tenant, keys } = &request.change {
+                    secrets.extend(keys.iter().map(|key| (tenant, &key.0.path)));
+                }
+            }
             _ => (),
         }
     }
-    Touched::Secrets(secrets)
+    secrets
 }
 
 /// The next job; no job where it is time for something else; `None` at the end.

@@ -83,6 +83,7 @@ impl Vault {
     ) -> Result<SecretValue, Fault> {
         self.keyring.open(tenant, path, version, sealed).map_err(|error| {
             self.metrics.unreadable_record();
+            self.store.distrust(tenant, path);
             tracing::error!(%tenant, %path, %version, %error, "ALARM: a stored record cannot be opened");
             Fault::Unreadable
         })
