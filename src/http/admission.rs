@@ -1,14 +1,7 @@
 //! How many requests are worked on at one time. Who finds all places taken waits a little, as long as few others do, and is
 //! turned away else: an answer that comes too late to be of use only keeps the others waiting.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -21,31 +14,27 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const FOR_EACH_PROCESSOR: usize = 32;
 const AT_LEAST: usize = 64;
 
-/// The places, and how many wait for one: as many as there are places, at most.
+/// The places, and the queue for them: as many may wait as there are places.
 pub struct Places {
     free: Arc<Semaphore>,
-    number: usize,
-    waiting: AtomicUsize,
+    queue: Semaphore,
 }
 
 /// A place that is taken until this is dropped.
 #[expect(dead_code, reason = "held, not used")]
 pub struct Place(OwnedSemaphorePermit);
 
-/// Somebody who waits, until this is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
 impl Places {
     /// So many places; with 0, as many as the processors can make use of.
     pub fn new(number: usize) -> Self {
         let usual = || thread::available_parallelism().map_or(1, usize::from) * FOR_EACH_PROCESSOR;
         let number = if number == 0 { usual().max(AT_LEAST) } else { number };
-        Self { free: Arc::new(Semaphore::new(number)), number, waiting: AtomicUsize::new(0) }
+        Self { free: Arc::new(Semaphore::new(number)), queue: Semaphore::new(number) }
     }
 
     /// Whether as many wait as may wait: who comes now would be turned away.
     pub fn are_crowded(&self) -> bool {
-        self.waiting.load(Relaxed) >= self.number
+        self.queue.available_permits() == 0
     }
 
     /// A place, as soon as there is one; first come, first served. None where that takes too long, or too many wait.
@@ -53,23 +42,7 @@ impl Places {
         if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
             return Some(Place(place));
         }
-        if self.are_crowded() {
-            return None;
-        }
-        let _waiting = Waiting::begin(&self.waiting);
+        let _waiting = self.queue.try_acquire().ok()?;
         timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok().map(Place)
-    }
-}
-
-impl<'a> Waiting<'a> {
-    fn begin(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

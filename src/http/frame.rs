@@ -178,13 +178,13 @@ struct Gate {
 /// Puts a gate before a handler whose work the vault records.
 pub fn gated(app: &App, scope: Scope, category: Category, handlers: MethodRouter<App>) -> MethodRouter<App> {
     let gate = Gate { app: app.clone(), scope: Some(scope), category, word: None, needs_place: true };
-    handlers.route_layer(middleware::from_fn_with_state(gate, admit))
+    gate.before(handlers)
 }
 
 /// The same before a handler that has to be there for the operator when there are more requests than can be worked on.
 pub fn always_there(app: &App, scope: Scope, category: Category, handlers: MethodRouter<App>) -> MethodRouter<App> {
     let gate = Gate { app: app.clone(), scope: Some(scope), category, word: None, needs_place: false };
-    handlers.route_layer(middleware::from_fn_with_state(gate, admit))
+    gate.before(handlers)
 }
 
 /// Puts a gate before a handler that asks no policy and changes nothing: that it was asked is recorded here. Without a
@@ -197,7 +197,7 @@ pub fn observed(
     handlers: MethodRouter<App>,
 ) -> MethodRouter<App> {
     let gate = Gate { app: app.clone(), scope: scope.into(), category, word: Some(word), needs_place: true };
-    handlers.route_layer(middleware::from_fn_with_state(gate, admit))
+    gate.before(handlers)
 }
 
 async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
@@ -220,6 +220,10 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
 }
 
 impl Gate {
+    fn before(self, handlers: MethodRouter<App>) -> MethodRouter<App> {
+        handlers.route_layer(middleware::from_fn_with_state(self, admit))
+    }
+
     async fn pass(self, scene: Arc<Scene>, mut request: Request, next: Next) -> Response {
         match self.caller(&scene, request.headers()).await {
             Ok(caller) => {

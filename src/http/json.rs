@@ -32,28 +32,24 @@ impl JsonBody {
     ///
     /// # Errors
     ///
-    /// 503 where there is no place afterwards; 413, 415, or 400 for a body that breaks off, and for JSON that is malformed, too deep, or repeats a key.
+    /// 503 where there is no place afterwards; 413, 415, or 400 for a body that breaks off, and for JSON that is malformed,
+    /// too deep, or repeats a key.
     pub async fn read(request: Request, most: usize) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::new("unsupported_media_type", "Content-Type must be application/json"));
         }
-        let caller = request.extensions().get::<Caller>().cloned();
-        let mut body = Limited::new(request.into_body(), most);
+        let (head, body) = request.into_parts();
+        let caller = head.extensions.get::<Caller>();
+        let mut body = Limited::new(body, most);
         let mut bytes = Zeroizing::new(Vec::new());
         let mut waited = false;
-        loop {
-            let frame = {
-                let mut frame = pin!(body.frame());
-                match poll_fn(|context| Poll::Ready(frame.as_mut().poll(context))).await {
-                    Poll::Ready(frame) => frame,
-                    Poll::Pending => {
-                        caller.iter().for_each(Caller::leave);
-                        waited = true;
-                        frame.await
-                    }
-                }
-            };
-            let Some(frame) = frame else { break };
+        let mut tell = || {
+            waited = true;
+            if let Some(caller) = caller {
+                caller.leave();
+            }
+        };
+        while let Some(frame) = await_telling(body.frame(), &mut tell).await {
             let frame = frame.map_err(|error| unread(&*error, most))?;
             if let Some(data) = frame.data_ref() {
                 grow(&mut bytes, data);
@@ -85,6 +81,18 @@ impl JsonBody {
                 _ => "A field is not known here, or has the wrong type or form".to_owned(),
             })
         })
+    }
+}
+
+/// What a future comes to. Where it has to be waited for, that is told first.
+async fn await_telling<T>(future: impl Future<Output = T>, tell: &mut impl FnMut()) -> T {
+    let mut future = pin!(future);
+    match poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+        Poll::Ready(done) => done,
+        Poll::Pending => {
+            tell();
+            future.await
+        }
     }
 }
 
