@@ -12,6 +12,9 @@
     reason = "a bench that meets what it does not expect must fail"
 )]
 
+#[path = "support/policies.rs"]
+mod policies;
+
 use std::{
     path::Path,
     sync::Arc,
@@ -28,7 +31,6 @@ use portcullis::{
         RequestContext, Scope, SecretPath, SecretValue, TenantId, Timestamp, Version, VersionRecord, WrappedDataKey,
         WrappedKey,
     },
-    policy::Policies,
     server::{SystemClock, SystemEntropy},
     store::{
         ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, SqliteStore, StoreResult,
@@ -66,14 +68,7 @@ struct Bench {
 
 impl Bench {
     async fn new(directory: &Path) -> Self {
-        let policies = directory.join("policies");
-        std::fs::create_dir_all(&policies).unwrap();
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/rules.wasm");
-        std::fs::copy(shipped, policies.join("rules.wasm")).unwrap();
-        std::fs::write(policies.join("rules.toml"), RULES).unwrap();
-        let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\n";
-        std::fs::write(policies.join("policies.toml"), manifest).unwrap();
-        let policies = Arc::new(Policies::load(policies, SystemClock.now()).unwrap());
+        let policies = policies::load(&directory.join("policies"), RULES);
         let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data"), 64 << 20).await.unwrap());
         let keys = Arc::new(AuditKeys::new(&[7; 32]));
         store.start_log(Arc::new(AuditChain::new(Arc::clone(&keys), Arc::new(SystemClock)))).await.unwrap();

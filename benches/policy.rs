@@ -4,12 +4,15 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets what it does not expect must fail")]
 
-use std::{fs, hint::black_box, path::Path, sync::Arc};
+#[path = "support/policies.rs"]
+mod policies;
+
+use std::{hint::black_box, path::Path, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis::{
     domain::{Action, SecretPath, Timestamp},
-    policy::{Inquiry, Policies, PolicySet, Scenario, Subject},
+    policy::{Inquiry, PolicySet, Scenario, Subject},
 };
 use serde_json::json;
 
@@ -26,13 +29,7 @@ fn settings(rules: usize) -> String {
 }
 
 fn policies(directory: &Path, rules: usize) -> Arc<PolicySet> {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/rules.wasm");
-    fs::create_dir_all(directory).unwrap();
-    fs::copy(shipped, directory.join("rules.wasm")).unwrap();
-    fs::write(directory.join("rules.toml"), settings(rules)).unwrap();
-    let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\n";
-    fs::write(directory.join("policies.toml"), manifest).unwrap();
-    Policies::load(directory.to_owned(), Timestamp::default()).unwrap().current()
+    policies::load(directory, &settings(rules)).current()
 }
 
 fn inquiry() -> Inquiry {

@@ -1,7 +1,9 @@
 //! A whole vault for benches: real SQLite in a temporary directory, the shipped `rules` module with ten rules, a hundred
 //! encrypted secrets, the audit log on, and the router that the network sees.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+mod policies;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,7 +20,6 @@ use portcullis::{
         Clock, Entropy, Principal, ReceiptSlot, RequestContext, Scope, SecretPath, SecretValue, TenantId, request_id,
     },
     http::{ApiSettings, App, Category, Shell, router},
-    policy::Policies,
     store::{SecretStore, SqliteStore},
     telemetry::Metrics,
     vault::{Caller, Parts, PutRequest, Vault},
@@ -46,7 +47,7 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new(directory: &Path, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let policies = Arc::new(Policies::load(rules(&directory.join("policies")), clock.now()).unwrap());
+        let policies = policies::load(&directory.join("policies"), &rules());
         let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data"), 64 << 20).await.unwrap());
         let root = RootKey::fresh(&*entropy);
         store.root_fingerprint(&root.fingerprint()).await.unwrap();
@@ -155,20 +156,13 @@ pub fn path(n: usize) -> SecretPath {
     SecretPath::parse(&text_of_path(n)).unwrap()
 }
 
-/// A policy directory with the shipped module.
-fn rules(directory: &Path) -> std::path::PathBuf {
+/// The settings of the rules.
+fn rules() -> String {
     let rule = |n: usize| {
         format!(
             "[[policy]]\nname = \"team-{n}\"\nbindings = [\"group:g{n}\"]\n[[policy.rules]]\npath_pattern = \
              \"teams/team-{n}/**\"\npermissions = [\"read\", \"write\"]\n"
         )
     };
-    fs::create_dir_all(directory).unwrap();
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/rules.wasm"), directory.join("rules.wasm")).unwrap();
-    fs::write(directory.join("rules.toml"), (0..RULES).map(rule).collect::<String>()).unwrap();
-    // Under an instrument everything is slow, and a deadline must not change what is counted.
-    let manifest = "[[policy]]\nname = \"rules\"\nmodule = \"rules.wasm\"\nsettings = \"rules.toml\"\ndeadline = \
-                    \"10s\"\nconfigure_deadline = \"300s\"\n";
-    fs::write(directory.join("policies.toml"), manifest).unwrap();
-    directory.to_owned()
+    (0..RULES).map(rule).collect()
 }
