@@ -6,8 +6,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::{
     envelope::{Key, SALT, decrypt, encrypt, single_use_key},
-    locked::LockedKey,
-    locked::scrub_stack,
+    locked::{LockedKey, scrub_stack},
 };
 use crate::domain::Entropy;
 

@@ -70,7 +70,7 @@ impl RecordCache {
         &self,
         looked_at: LookedAt,
         tenant: &TenantId,
-        found: impl Iterator<Item = &'a SecretPath>,
+        mut found: impl Iterator<Item = &'a SecretPath>,
         fetched: impl Iterator<Item = (&'a SecretPath, &'a Arc<Record>)>,
     ) -> bool {
         let changes = self.changes();
@@ -78,7 +78,7 @@ impl RecordCache {
         for (path, record) in fetched.filter(|(path, _)| unchanged(path)) {
             self.records.insert(Place(tenant.clone(), path.clone()), Arc::clone(record));
         }
-        found.into_iter().all(unchanged)
+        found.all(unchanged)
     }
 
     /// Takes a record out.

@@ -206,13 +206,11 @@ impl<B: Backend> Writer<B> {
         };
         let destroys = group.iter().any(Job::destroys);
         let done = self.transact(&mut line, group).await;
-        if done.is_ok()
-            && let Some(cache) = &self.cache
-        {
-            cache.end();
-        }
-        if done.is_ok() && !line.forget(destroys).await {
-            self.unsynced = true;
+        if done.is_ok() {
+            if let Some(cache) = &self.cache {
+                cache.end();
+            }
+            self.unsynced |= !line.forget(destroys).await;
         }
         // Kept even after a failure: it is closed by whoever hears of that.
         self.line = Some(line);

@@ -332,9 +332,8 @@ impl Vault {
         let timer = std::time::Instant::now();
         let found = within(DEADLINE, self.store.get_many(tenant, wanted)).await;
         self.metrics.store_read(timer.elapsed());
-        let whole = |(stored, (path, _)): (Stored, &(SecretPath, _))| match stored {
-            Ok(record) => Ok(record),
-            Err(DamagedRow(what)) => Err(self.damaged(tenant, path, what)),
+        let whole = |(stored, (path, _)): (Stored, &(SecretPath, _))| {
+            stored.map_err(|DamagedRow(what)| self.damaged(tenant, path, what))
         };
         Ok(found?.into_iter().zip(wanted).map(whole).collect())
     }
