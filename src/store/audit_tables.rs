@@ -18,20 +18,20 @@ macro_rules! columns {
 }
 
 /// Rows that one statement appends at most: fewer round trips, and few enough shapes of the statement to stay prepared.
-const ROWS: usize = 16;
+pub const AT_ONCE: usize = 16;
 const WIDTH: usize = 12;
 
-/// The statements that append 1, 2, … rows, each beginning with this verb.
-pub(super) fn appends(insert: &str) -> Vec<String> {
+/// The statements that append 1, 2, … rows, each beginning with this verb and naming its values, numbered from 1, so.
+pub(super) fn appends(insert: &str, place: impl Fn(usize) -> String) -> Vec<String> {
     let row = |row: usize| {
-        let places: Vec<String> = (1..=WIDTH).map(|column| format!("${}", row * WIDTH + column)).collect();
+        let places: Vec<String> = (1..=WIDTH).map(|column| place(row * WIDTH + column)).collect();
         format!("({})", places.join(", "))
     };
     let statement = |rows: usize| {
         let rows: Vec<String> = (0..rows).map(row).collect();
         format!(concat!("{} INTO audit_log (", columns!(), ") VALUES {}"), insert, rows.join(", "))
     };
-    (1..=ROWS).map(statement).collect()
+    (1..=AT_ONCE).map(statement).collect()
 }
 
 /// Where the vault writes rows: whatever stands elsewhere was put there by somebody else, and is shown to nobody.
@@ -81,8 +81,8 @@ macro_rules! scans {
 
 impl<B: Backend> Tables<'_, B> {
     /// Appends rows at their places. A place that is taken is an error.
-    pub async fn append(&mut self, rows: &[(ChainHead, AuditRow)]) -> StoreResult<()> {
-        for rows in rows.chunks(ROWS) {
+    pub async fn append(&mut self, rows: &[(ChainHead, Cow<'_, AuditRow>)]) -> StoreResult<()> {
+        for rows in rows.chunks(AT_ONCE) {
             let sql = B::appends().get(rows.len() - 1).ok_or(StoreError::Damaged("group"))?;
             let args: Vec<Arg<'_>> = rows.iter().flat_map(|(head, row)| arguments(head, row)).collect();
             self.execute(sql, &args).await?;

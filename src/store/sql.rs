@@ -64,6 +64,9 @@ pub trait Backend: Database<Row: Columns> {
     /// False where a reader is in the way.
     fn settle_log(connection: &mut Self::Connection) -> impl Future<Output = StoreResult<bool>> + Send;
 
+    /// Whether another process holds the database, so that nothing was done.
+    fn is_locked(error: &StoreError) -> bool;
+
     /// Whether the disk did not take what it was told to keep, so that the log may show what is not there.
     fn is_failed_sync(error: &StoreError) -> bool;
 
@@ -229,25 +232,29 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const SNAPSHOT: &'static str = "BEGIN";
 
     fn appends() -> &'static [String] {
-        // Nothing is kept to undo the statement alone: that would copy each page it writes to.
-        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT OR ROLLBACK"));
+        // Nothing is kept to undo the statement alone: that would copy each page it writes to. Values without names, since
+        // names are looked for in a list.
+        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT OR ROLLBACK", |_| "?".to_owned()));
         &SQL
+    }
+
+    /// `SQLITE_BUSY`, for whatever reason.
+    fn is_locked(error: &StoreError) -> bool {
+        code(error).is_some_and(|code| code & 0xff == 5)
     }
 
     /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
     fn is_failed_sync(error: &StoreError) -> bool {
         // What was given up may still fail unseen.
-        let StoreError::Database(sqlx::Error::Database(error)) = error else {
-            return matches!(error, StoreError::Late);
-        };
-        error.code().is_some_and(|code| ["1034", "1290"].contains(&&*code))
+        matches!(error, StoreError::Late) || code(error).is_some_and(|code| [1034, 1290].contains(&code))
     }
 
     async fn settle_log(connection: &mut SqliteConnection) -> StoreResult<bool> {
-        let patience = |timeout: Duration| AssertSqlSafe(format!("PRAGMA busy_timeout = {}", timeout.as_millis()));
-        sqlx::query(patience(SETTLE_TIMEOUT)).execute(&mut *connection).await?;
+        let set = |millis: i64| AssertSqlSafe(format!("PRAGMA busy_timeout = {millis}"));
+        let before = sqlx::query("PRAGMA busy_timeout").fetch_one(&mut *connection).await?.int(0)?;
+        sqlx::query(set(SETTLE_MILLIS)).execute(&mut *connection).await?;
         let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
-        sqlx::query(patience(BUSY_TIMEOUT)).execute(connection).await?;
+        sqlx::query(set(before)).execute(connection).await?;
         Ok(checkpoint.int(0)? == 0)
     }
 
@@ -291,8 +298,13 @@ driver!(Postgres, PgConnection, PgRow, {
     const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
     fn appends() -> &'static [String] {
-        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT"));
+        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT", |number| format!("${number}")));
         &SQL
+    }
+
+    /// Each statement waits by itself.
+    fn is_locked(_: &StoreError) -> bool {
+        false
     }
 
     /// The database stops by itself then.
@@ -324,8 +336,8 @@ driver!(Postgres, PgConnection, PgRow, {
 
 /// How long SQLite waits for a lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the writer waits for readers before it empties the write-ahead log.
-const SETTLE_TIMEOUT: Duration = Duration::from_millis(20);
+/// How long the writer waits for readers before it empties the write-ahead log, in milliseconds.
+const SETTLE_MILLIS: i64 = 20;
 /// How many servers may share a PostgreSQL database.
 const MOST_CHAINS: u32 = 1_000;
 /// The space of the locks on chains: the ASCII of `chai`.
@@ -334,6 +346,12 @@ const CHAIN_LOCKS: i64 = 0x6368_6169;
 async fn claim(connection: &mut PgConnection, sql: &'static str, chain: u32) -> StoreResult<bool> {
     let row = sqlx::query(sql).bind(CHAIN_LOCKS).bind(i64::from(chain)).fetch_one(connection).await?;
     row.try_get(0).map_err(undecodable)
+}
+
+/// SQLite's extended result code.
+fn code(error: &StoreError) -> Option<u32> {
+    let StoreError::Database(sqlx::Error::Database(error)) = error else { return None };
+    error.code()?.parse().ok()
 }
 
 /// A column of a type or with bytes that this program does not write.

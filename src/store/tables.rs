@@ -143,14 +143,31 @@ impl<B: Backend> Tables<'_, B> {
         before: Option<Head>,
         put: Put,
     ) -> StoreResult<Result<Committed, Refusal>> {
-        let before = match before {
-            Some(head) if head.deleted.is_some_and(|(_, until)| until > scene.at) => return Ok(Err(Refusal::Deleted)),
-            Some(head) if head.deleted.is_some() => {
-                self.purge(scene, Some(head)).await?.ok();
-                None
-            }
-            other => other,
-        };
+        match before {
+            Some(head) if head.deleted.is_some_and(|(_, until)| until > scene.at) => Ok(Err(Refusal::Deleted)),
+            Some(head) if head.deleted.is_some() => self.replace(scene, head, put).await,
+            other => self.put_next(scene, other, put).await,
+        }
+    }
+
+    /// Puts a secret where one stood that cannot be restored any more: what is left of that goes, or all stays as it is.
+    async fn replace(&mut self, scene: Scene<'_>, gone: Head, put: Put) -> StoreResult<Result<Committed, Refusal>> {
+        self.execute("SAVEPOINT gone", &[]).await?;
+        self.purge(scene, Some(gone)).await?.ok();
+        let done = self.put_next(scene, None, put).await;
+        if !matches!(done, Ok(Ok(_))) {
+            self.execute("ROLLBACK TO SAVEPOINT gone", &[]).await?;
+        }
+        self.execute("RELEASE SAVEPOINT gone", &[]).await?;
+        done
+    }
+
+    async fn put_next(
+        &mut self,
+        scene: Scene<'_>,
+        before: Option<Head>,
+        put: Put,
+    ) -> StoreResult<Result<Committed, Refusal>> {
         let newest = before.as_ref().map_or(0, |head| head.latest.get());
         if put.expected_version.is_some_and(|expected| expected != newest) {
             return Ok(Err(Refusal::VersionConflict(newest)));
@@ -200,7 +217,8 @@ impl<B: Backend> Tables<'_, B> {
             "INSERT INTO versions (tenant, path, version, secret_type, created_at, created_by, expires_at,
                                                  key_generation, wrapped_key, ciphertext)
                            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10
-                           WHERE EXISTS (SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $8)";
+                           WHERE EXISTS (SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $8)
+                           ON CONFLICT DO NOTHING";
         let args = [
             Arg::Text(scene.tenant.as_str()),
             Arg::Text(scene.path.as_str()),
@@ -213,8 +231,14 @@ impl<B: Backend> Tables<'_, B> {
             Arg::Blob(&sealed.wrapped_key),
             Arg::Blob(&sealed.ciphertext),
         ];
+        if self.execute(SQL, &args).await? == 1 {
+            return Ok(());
+        }
+        let kept = "SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $2";
+        let generation = Arg::Int(i64::from(sealed.key_generation));
+        let kept = self.fetch(kept, &[Arg::Text(scene.tenant.as_str()), generation]).await?;
         // A server that has not heard yet that the generation is gone must not write what nothing could open.
-        if self.execute(SQL, &args).await? == 1 { Ok(()) } else { Err(StoreError::RetiredKey) }
+        Err(if kept.is_empty() { StoreError::RetiredKey } else { StoreError::Damaged("versions beyond the newest") })
     }
 
     async fn prune(&mut self, scene: Scene<'_>, head: &Head) -> StoreResult<()> {

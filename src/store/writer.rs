@@ -1,19 +1,21 @@
 //! The one task of a server that writes. It commits for all who wait, chains the rows that they leave in the audit log,
 //! and answers them after both are durable.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use sqlx::{ConnectOptions, Connection};
 use tokio::{
+    join,
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
     Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
+    audit_tables::AT_ONCE,
     cache::RecordCache,
-    sql::{Backend, OptionsOf},
+    sql::{BUSY_TIMEOUT, Backend, OptionsOf},
     tables::Tables,
 };
 use crate::domain::{AuditRow, Chain, ChainHead, Receipt, SecretPath, TenantId};
@@ -28,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CHECKPOINT_EVENTS: u64 = 1_000;
 /// After so long, if there was an event.
 const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+/// How soon a database that another process holds is asked for again.
+const BEGIN_AGAIN: Duration = Duration::from_millis(5);
 /// How soon what a reader kept from being forgotten is tried again.
 const FORGET_AGAIN: Duration = Duration::from_millis(50);
 
@@ -121,6 +125,13 @@ struct Log {
 /// Sends an answer, once what it tells is durable.
 type Reply = Box<dyn FnOnce(&Receipt) + Send>;
 
+/// What a group came to.
+struct Done {
+    replies: Vec<Reply>,
+    receipt: Receipt,
+    checkpointed: bool,
+}
+
 impl<B: Backend> Writer<B> {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = next(self.wakes(), &mut jobs).await {
@@ -205,7 +216,11 @@ impl<B: Backend> Writer<B> {
             None => self.connect().await?,
         };
         let destroys = group.iter().any(Job::destroys);
-        let done = self.transact(&mut line, group).await;
+        let done = match self.append_alone(&mut line, &mut group).await {
+            Ok(None) => self.transact(&mut line, group).await,
+            Ok(Some(done)) => Ok(done),
+            Err(error) => Err(error),
+        };
         if done.is_ok() {
             if let Some(cache) = &self.cache {
                 cache.end();
@@ -214,7 +229,7 @@ impl<B: Backend> Writer<B> {
         }
         // Kept even after a failure: it is closed by whoever hears of that.
         self.line = Some(line);
-        let (replies, receipt, checkpointed) = done?;
+        let Done { replies, receipt, checkpointed } = done?;
         (self.in_place)()?;
         if checkpointed && let Some(chain) = &self.chain {
             chain.passed_checkpoint(&receipt);
@@ -222,8 +237,32 @@ impl<B: Backend> Writer<B> {
         Ok((replies, receipt))
     }
 
-    async fn transact(&mut self, line: &mut Line<B>, group: Vec<Job>) -> StoreResult<(Vec<Reply>, Receipt, bool)> {
-        let mut transaction = line.connection.begin_with(B::BEGIN).await?;
+    /// Appends rows with which no change comes, by one statement that needs no transaction around it. `None` where there
+    /// is more to do, or where another process holds the database: who waits for that may give up meanwhile.
+    async fn append_alone(&mut self, line: &mut Line<B>, group: &mut Vec<Job>) -> StoreResult<Option<Done>> {
+        let Some((chain, log)) = self.chain.as_ref().zip(line.log.as_mut()) else { return Ok(None) };
+        let rows: Vec<&AuditRow> = group.iter().filter_map(Job::row).collect();
+        if rows.len() < group.len() || rows.len() > AT_ONCE || log.is_due_after(&rows) {
+            return Ok(None);
+        }
+        let next = log.follow(&**chain, rows.into_iter().map(Cow::Borrowed));
+        let mut tables = Tables::<B>(&mut line.connection);
+        let (appended, receipt) = join!(tables.append(&next.rows), async { chain.receipt(&next.log.head) });
+        match appended {
+            Err(error) if B::is_locked(&error) => return Ok(None),
+            appended => appended?,
+        }
+        if let Some(cache) = &self.cache {
+            cache.begin(&[]);
+        }
+        self.newest = Some(next.log.head);
+        *log = next.log;
+        let replies = group.drain(..).filter_map(Job::into_receipted).collect();
+        Ok(Some(Done { replies, receipt, checkpointed: false }))
+    }
+
+    async fn transact(&mut self, line: &mut Line<B>, group: Vec<Job>) -> StoreResult<Done> {
+        line.begin().await?;
         // Whoever gave up while the transaction waited to begin was told that nothing was done.
         let group: Vec<Job> = group.into_iter().filter(Job::is_awaited).collect();
         if let Some(cache) = &self.cache {
@@ -233,11 +272,11 @@ impl<B: Backend> Writer<B> {
         let (mut replies, mut rows) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
         for job in group {
             let head = line.log.as_ref().map(|log| log.head);
-            match perform::<B>(job, alone, head, &mut transaction, &mut rows).await? {
+            match perform::<B>(job, alone, head, &mut line.connection, &mut rows).await? {
                 Some(reply) => replies.push(reply),
                 None if alone => {
-                    transaction.rollback().await?;
-                    return Ok((replies, Receipt::none(), false));
+                    line.execute("ROLLBACK").await?;
+                    return Ok(Done { replies, receipt: Receipt::none(), checkpointed: false });
                 }
                 None => (),
             }
@@ -246,22 +285,23 @@ impl<B: Backend> Writer<B> {
             if !rows.is_empty() {
                 return Err(StoreError::NoLog);
             }
-            transaction.commit().await?;
-            return Ok((replies, Receipt::none(), false));
+            line.execute("COMMIT").await?;
+            return Ok(Done { replies, receipt: Receipt::none(), checkpointed: false });
         };
-        let mut next = log.follow(&**chain, rows);
-        let due = next.log.is_due();
-        if due {
-            let others = Tables::<B>(&mut transaction).other_chains(log.head.place.chain).await?;
+        let mut next = log.follow(&**chain, rows.into_iter().map(Cow::Owned));
+        let mut tables = Tables::<B>(&mut line.connection);
+        let checkpointed = next.log.is_due();
+        if checkpointed {
+            let others = tables.other_chains(log.head.place.chain).await?;
             next.check(&**chain, &others);
-            Tables::<B>(&mut transaction).keep_chain(&next.log.head).await?;
+            tables.keep_chain(&next.log.head).await?;
         }
-        Tables::<B>(&mut transaction).append(&next.rows).await?;
-        let receipt = chain.receipt(&next.log.head);
-        transaction.commit().await?;
+        tables.append(&next.rows).await?;
+        let (committed, receipt) = join!(tables.execute("COMMIT", &[]), async { chain.receipt(&next.log.head) });
+        committed?;
         self.newest = Some(next.log.head);
         *log = next.log;
-        Ok((replies, receipt, due))
+        Ok(Done { replies, receipt, checkpointed })
     }
 
     async fn connect(&mut self) -> StoreResult<Line<B>> {
@@ -318,6 +358,21 @@ async fn next(wakes: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -> Option<
 }
 
 impl<B: Backend> Line<B> {
+    async fn execute(&mut self, sql: &'static str) -> StoreResult<()> {
+        B::execute(&mut self.connection, sql, &[]).await.map(drop)
+    }
+
+    /// Begins a transaction that writes. Where another process holds the database, it is waited for.
+    async fn begin(&mut self) -> StoreResult<()> {
+        let began = Instant::now();
+        loop {
+            match self.execute(B::BEGIN).await {
+                Err(error) if B::is_locked(&error) && began.elapsed() < BUSY_TIMEOUT => sleep(BEGIN_AGAIN).await,
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Lets the database forget what was destroyed. Where a reader is in the way, it is tried again soon. False where the
     /// disk does not take what it is told to keep.
     async fn forget(&mut self, destroyed: bool) -> bool {
@@ -344,8 +399,13 @@ impl Log {
             || (self.events_since_checkpoint > 0 && self.checkpoint_at.elapsed() >= CHECKPOINT_AFTER)
     }
 
+    fn is_due_after(&self, rows: &[&AuditRow]) -> bool {
+        let events = rows.iter().map(|row| u64::from(row.events)).sum::<u64>();
+        Self { events_since_checkpoint: self.events_since_checkpoint + events, ..*self }.is_due()
+    }
+
     /// The rows in their places, each hanging from the one before.
-    fn follow(&self, chain: &dyn Chain, rows: Vec<AuditRow>) -> Next {
+    fn follow<'a>(&self, chain: &dyn Chain, rows: impl ExactSizeIterator<Item = Cow<'a, AuditRow>>) -> Next<'a> {
         let log = Self { ..*self };
         let mut next = Next { log, rows: Vec::with_capacity(rows.len() + 1) };
         for row in rows {
@@ -357,13 +417,13 @@ impl Log {
 }
 
 /// What a transaction adds to the log.
-struct Next {
+struct Next<'a> {
     log: Log,
-    rows: Vec<(ChainHead, AuditRow)>,
+    rows: Vec<(ChainHead, Cow<'a, AuditRow>)>,
 }
 
-impl Next {
-    fn push(&mut self, chain: &dyn Chain, row: AuditRow) {
+impl<'a> Next<'a> {
+    fn push(&mut self, chain: &dyn Chain, row: Cow<'a, AuditRow>) {
         let link = chain.link(&self.log.head, &row);
         let mut place = self.log.head.place;
         place.number += 1;
@@ -373,7 +433,7 @@ impl Next {
 
     fn check(&mut self, chain: &dyn Chain, others: &[ChainHead]) {
         let row = chain.checkpoint(&self.log.head, others);
-        self.push(chain, row);
+        self.push(chain, Cow::Owned(row));
         self.log.events_since_checkpoint = 0;
         self.log.checkpoint_at = Instant::now();
     }
@@ -405,6 +465,22 @@ impl Job {
         }
     }
 
+    /// The row that it appends, where it does nothing else.
+    fn row(&self) -> Option<&AuditRow> {
+        match self {
+            Self::Append(row, _) => Some(row),
+            _ => None,
+        }
+    }
+
+    /// The answer to a job that appended its row.
+    fn into_receipted(self) -> Option<Reply> {
+        match self {
+            Self::Append(_, answer) => Some(receipted(answer)),
+            _ => None,
+        }
+    }
+
     /// The secret that it locks.
     fn secret(&self) -> Option<(&str, &str)> {
         match self {
@@ -430,18 +506,18 @@ async fn perform<B: Backend>(
             Ok(Some(receipted(answer)))
         }
         Job::StartLog(_, answer) => Ok(settle(head.ok_or(StoreError::NoLog), answer)),
-        job if alone => attempt::<B>(job, group, rows).await,
+        // A change that fails without the database's doing has written nothing, and what fails else ends the group.
+        job if alone || matches!(job, Job::Commit(..)) => attempt::<B>(job, group, rows).await,
         job => {
-            let mut savepoint = group.begin().await?;
+            B::execute(group, "SAVEPOINT job", &[]).await?;
             let before = rows.len();
-            let reply = attempt::<B>(job, &mut savepoint, rows).await?;
-            if reply.is_some() {
-                savepoint.commit().await?;
-            } else {
+            let reply = attempt::<B>(job, group, rows).await?;
+            if reply.is_none() {
                 rows.truncate(before);
                 // Where the database gave up the whole transaction, there is no savepoint to go back to: this fails too.
-                savepoint.rollback().await?;
+                B::execute(group, "ROLLBACK TO SAVEPOINT job", &[]).await?;
             }
+            B::execute(group, "RELEASE SAVEPOINT job", &[]).await?;
             Ok(reply)
         }
     }
@@ -459,6 +535,7 @@ async fn attempt<B: Backend>(
                 rows.push(row);
                 Some(with_receipt(outcome, answer))
             }
+            Err(error @ StoreError::Database(_)) => return Err(error),
             Err(error) => settle(Err(error), answer),
         },
         Job::Retain(tombstone, answer) => match tables.retain(&tombstone).await {
