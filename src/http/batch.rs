@@ -13,7 +13,7 @@ use super::{
     App,
     error::{ApiError, ErrorEnvelope},
     frame::{Caller, NoQuery},
-    json::{JsonBody, reply},
+    json::{JsonBody, long_reply, reply},
     limits::Category,
     secrets::{page_limit, raw, version_of},
     wire::{
@@ -31,6 +31,8 @@ const MAX_PATHS: usize = 100;
 /// Largest body: a hundred paths of 512 bytes, once in `paths` and once in `versions`.
 const MAX_BYTES: usize = 128 * 1024;
 const MAX_PAGE: usize = 1_000;
+/// About what an answer says of a secret beside its path and its value, in bytes.
+const AROUND_A_SECRET: usize = 64;
 
 /// Reads up to 100 secrets. Partial success is 200.
 #[utoipa::path(post, path = "/v1/secrets/batch", tag = "batch", operation_id = "read_batch", request_body = BatchBody,
@@ -140,7 +142,8 @@ fn answer(names: &[&str], outcomes: &[ReadOutcome], with_metadata: bool) -> Resu
         }
     }
     let (retrieved, failed) = (secrets.len(), errors.len());
-    Ok(reply(&BatchReply { secrets: Ordered(secrets), errors: Ordered(errors), retrieved, failed }))
+    let bytes = secrets.iter().map(|(name, secret)| name.len() + secret.data.get().len() + AROUND_A_SECRET).sum();
+    Ok(long_reply(&BatchReply { secrets: Ordered(secrets), errors: Ordered(errors), retrieved, failed }, bytes))
 }
 
 fn secret(found: &Found, with_metadata: bool) -> Result<BatchSecret<'_>, ApiError> {

@@ -131,13 +131,19 @@ pub fn maybe_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer
 }
 
 /// Appends without leaving an unwiped copy behind, as a vector that grows by itself would.
+#[inline]
 fn grow(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
     if bytes.capacity() - bytes.len() < data.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + data.len()).next_power_of_two().max(1_024)));
-        larger.extend_from_slice(bytes);
-        *bytes = larger;
+        make_room(bytes, data.len());
     }
     bytes.extend_from_slice(data);
+}
+
+#[cold]
+fn make_room(bytes: &mut Zeroizing<Vec<u8>>, more: usize) {
+    let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + more).next_power_of_two().max(1_024)));
+    larger.extend_from_slice(bytes);
+    *bytes = larger;
 }
 
 fn unread(error: &(dyn std::error::Error + 'static), most: usize) -> ApiError {
@@ -268,7 +274,12 @@ impl io::Write for WipedWriter {
 
 /// An answer. Its bytes are wiped once they are sent: they may hold secrets.
 pub fn reply(body: &impl Serialize) -> Response {
-    let mut writer = WipedWriter(Zeroizing::new(Vec::with_capacity(1_024)));
+    long_reply(body, 1_024)
+}
+
+/// An answer of about so many bytes.
+pub fn long_reply(body: &impl Serialize, bytes: usize) -> Response {
+    let mut writer = WipedWriter(Zeroizing::new(Vec::with_capacity(bytes)));
     if let Err(error) = serde_json::to_writer(&mut writer, body) {
         tracing::error!(%error, "an answer cannot be written");
         return ApiError::new("internal_error", "").into_response();
