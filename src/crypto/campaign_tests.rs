@@ -114,6 +114,7 @@ fn no_purpose_and_no_key_stands_in_for_another() {
             ["default", "audit"].map(|owner| {
                 Place { owner, path: Some(&path), version: Version::new(1), key_generation: 1 }
                     .associated_data(*purpose)
+                    .to_vec()
             })
         })
         .collect();

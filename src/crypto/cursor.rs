@@ -43,10 +43,9 @@ impl CursorBox {
         let (salt, body) = sealed.split_at_checked(SALT)?;
         let key = single_use_key(&self.key, salt, question.as_bytes());
         let mut body = body.to_vec();
-        let decrypted = decrypt(&key, question.as_bytes(), &mut body);
+        let position = decrypt(&key, question.as_bytes(), &mut body).map(|position| position.to_vec());
         scrub_stack();
-        decrypted.ok()?;
-        String::from_utf8(body).ok()
+        String::from_utf8(position.ok()?).ok()
     }
 }
 

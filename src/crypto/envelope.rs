@@ -7,6 +7,7 @@ use aes_gcm::{
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -17,7 +18,6 @@ use crate::domain::{Entropy, MAX_VALUE_BYTES, SecretPath, Version};
 pub const SALT: usize = 32;
 const TAG: usize = 16;
 const COMMITMENT: usize = 32;
-const WRAPPED_KEY: usize = SALT + 32 + TAG;
 /// Longest sealed value. What is longer was not sealed here, and is not worth a copy.
 const SEALED: usize = COMMITMENT + MAX_VALUE_BYTES + TAG;
 
@@ -45,6 +45,9 @@ impl Purpose {
     }
 }
 
+/// Associated data, mostly so short that it needs no memory of its own.
+pub type Data = SmallVec<[u8; 256]>;
+
 /// The place that a ciphertext belongs to; it opens nowhere else.
 pub struct Place<'a> {
     /// The tenant; the key's name for a key of the vault's own.
@@ -57,8 +60,8 @@ pub struct Place<'a> {
 
 impl Place<'_> {
     /// Associated data: a label of the format, then each part behind its length, so that no two places read alike.
-    pub fn associated_data(&self, purpose: Purpose) -> Vec<u8> {
-        let mut data = Vec::with_capacity(160);
+    pub fn associated_data(&self, purpose: Purpose) -> Data {
+        let mut data = SmallVec::new();
         data.extend_from_slice(b"portcullis-v1");
         let path = self.path.map_or("", SecretPath::as_str);
         let version = self.version.map_or(0, Version::get).to_be_bytes();
@@ -109,18 +112,24 @@ pub fn wrap(
 
 /// Undoes [`wrap`].
 pub fn unwrap(wrapping: &[u8; 32], wrapped: &[u8], associated_data: &[u8]) -> Result<Key, CryptoError> {
-    if wrapped.len() != WRAPPED_KEY {
-        return Err(CryptoError::Malformed);
-    }
-    let (salt, body) = wrapped.split_at_checked(SALT).ok_or(CryptoError::Malformed)?;
-    let single_use = single_use_key(wrapping, salt, associated_data);
-    let mut plain = Zeroizing::new(body.to_vec());
-    let decrypted = decrypt(&single_use, associated_data, &mut plain);
-    scrub_stack();
-    decrypted?;
     let mut key = Key::default();
-    key.copy_from_slice(plain.get(..32).ok_or(CryptoError::Malformed)?);
-    Ok(key)
+    let unwrapped = unwrap_into(&mut key, wrapping, wrapped, associated_data);
+    scrub_stack();
+    unwrapped.map(|()| key)
+}
+
+/// Leaves traces on the stack, for the caller to scrub.
+fn unwrap_into(
+    key: &mut [u8; 32],
+    wrapping: &[u8; 32],
+    wrapped: &[u8],
+    associated_data: &[u8],
+) -> Result<(), CryptoError> {
+    let (salt, body) = wrapped.split_at_checked(SALT).ok_or(CryptoError::Malformed)?;
+    let mut plain = Zeroizing::new(<[u8; 32 + TAG]>::try_from(body).map_err(|_| CryptoError::Malformed)?);
+    let single_use = single_use_key(wrapping, salt, associated_data);
+    key.copy_from_slice(decrypt(&single_use, associated_data, &mut *plain)?);
+    Ok(())
 }
 
 /// Seals a value under its data key: `commitment ‖ ciphertext ‖ tag`. A data key seals one value, ever.
@@ -138,30 +147,56 @@ pub fn seal(data_key: &[u8; 32], value: &[u8], associated_data: &[u8]) -> Result
     Ok(sealed)
 }
 
-/// Undoes [`seal`]. The commitment is checked first: GCM alone does not commit to its key (Albertini et al., "How to
-/// Abuse and Fix Authenticated Encryption Without Key Commitment", USENIX Security 2022).
+/// Undoes [`seal`].
+#[cfg(test)]
 pub fn open(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let opened = open_with(data_key, sealed, associated_data);
+    scrub_stack();
+    opened
+}
+
+/// What is sealed, and what it is bound to.
+pub struct Bound<'a> {
+    pub text: &'a [u8],
+    pub associated_data: &'a [u8],
+}
+
+/// Undoes [`wrap`] and [`seal`] of a value whose data key is wrapped.
+pub fn open_wrapped(
+    wrapping: &[u8; 32],
+    data_key: &Bound<'_>,
+    value: &Bound<'_>,
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let mut key = Zeroizing::new([0; 32]);
+    let opened = unwrap_into(&mut key, wrapping, data_key.text, data_key.associated_data)
+        .and_then(|()| open_with(&key, value.text, value.associated_data));
+    scrub_stack();
+    opened
+}
+
+/// The commitment is checked first: GCM alone does not commit to its key (Albertini et al., "How to Abuse and Fix
+/// Authenticated Encryption Without Key Commitment", USENIX Security 2022). Leaves traces on the stack, for the caller to
+/// scrub.
+fn open_with(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     if sealed.len() > SEALED {
         return Err(CryptoError::Malformed);
     }
     let (committed, body) = sealed.split_at_checked(COMMITMENT).ok_or(CryptoError::Malformed)?;
-    let mut plain = Zeroizing::new(Vec::new());
-    let opened = if bool::from(commitment(data_key).ct_eq(committed)) {
-        plain.extend_from_slice(body);
-        decrypt(data_key, associated_data, &mut plain)
-    } else {
-        Err(CryptoError::Unauthentic)
-    };
-    scrub_stack();
-    opened.map(|()| plain)
+    if !bool::from(commitment(data_key).ct_eq(committed)) {
+        return Err(CryptoError::Unauthentic);
+    }
+    let mut plain = Zeroizing::new(body.to_vec());
+    let length = decrypt(data_key, associated_data, &mut plain)?.len();
+    plain.truncate(length);
+    Ok(plain)
 }
 
 /// HKDF-SHA-256 with a salt of its own for each use; the associated data is bound in as well. Leaves traces on the stack,
 /// in a frame of its own, for the caller to scrub.
 #[inline(never)]
-pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) -> Key {
-    let mut key = Key::default();
-    let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key.as_mut_slice());
+pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut key = Zeroizing::new([0; 32]);
+    let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, &mut *key);
     debug_assert!(expanded.is_ok());
     key
 }
@@ -193,12 +228,14 @@ pub fn used_keys(see: impl FnOnce(&mut Vec<[u8; 32]>)) {
     KEYS.with_borrow_mut(see);
 }
 
-/// Undoes [`encrypt`], and leaves traces on the stack as well.
+/// Undoes [`encrypt`] in place, and leaves traces on the stack as well. Answers the part of the buffer that is plain text.
 #[inline(never)]
-pub fn decrypt(key: &[u8; 32], associated_data: &[u8], buffer: &mut Vec<u8>) -> Result<(), CryptoError> {
+pub fn decrypt<'b>(key: &[u8; 32], associated_data: &[u8], buffer: &'b mut [u8]) -> Result<&'b mut [u8], CryptoError> {
+    let (body, tag) = buffer.split_last_chunk_mut::<TAG>().ok_or(CryptoError::Malformed)?;
     let cipher = Aes256Gcm::new(key.into());
-    let decrypted = cipher.decrypt_in_place(&Nonce::<Aes256Gcm>::default(), associated_data, buffer);
-    decrypted.map_err(|_| CryptoError::Unauthentic)
+    let nonce = Nonce::<Aes256Gcm>::default();
+    let decrypted = cipher.decrypt_inout_detached(&nonce, associated_data, (&mut *body).into(), (&*tag).into());
+    decrypted.map(|()| body).map_err(|_| CryptoError::Unauthentic)
 }
 
 #[cfg(test)]
@@ -227,7 +264,7 @@ mod tests {
         ]
     }
 
-    fn data_of(place: &(TenantId, Option<SecretPath>, Option<Version>, u32), purpose: Purpose) -> Vec<u8> {
+    fn data_of(place: &(TenantId, Option<SecretPath>, Option<Version>, u32), purpose: Purpose) -> Data {
         Place { owner: place.0.as_str(), path: place.1.as_ref(), version: place.2, key_generation: place.3 }
             .associated_data(purpose)
     }
@@ -235,7 +272,7 @@ mod tests {
     #[test]
     fn a_value_opens_at_its_own_place_alone() {
         let key = [7; 32];
-        let all: Vec<Vec<u8>> = places()
+        let all: Vec<Data> = places()
             .iter()
             .flat_map(|place| [Purpose::Value, Purpose::DataKey, Purpose::TenantKey].map(|p| data_of(place, p)))
             .collect();

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     CryptoError, RootKey,
-    envelope::{Key, Place, Purpose, fresh_key, open, seal, unwrap, wrap},
+    envelope::{Bound, Data, Key, Place, Purpose, fresh_key, open_wrapped, seal, unwrap, wrap},
     locked::LockedKey,
 };
 use crate::domain::{
@@ -189,9 +189,11 @@ impl Keyring {
         sealed: &SealedValue,
     ) -> Result<SecretValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
-        let data = data_key_data(tenant, path, version, sealed.key_generation);
-        let data_key = unwrap(keys.of(sealed.key_generation)?, &sealed.wrapped_key, &data)?;
-        open(&data_key, &sealed.ciphertext, &value_data(tenant, path, version)).map(SecretValue::new)
+        let key_data = data_key_data(tenant, path, version, sealed.key_generation);
+        let value_data = value_data(tenant, path, version);
+        let data_key = Bound { text: &sealed.wrapped_key, associated_data: &key_data };
+        let value = Bound { text: &sealed.ciphertext, associated_data: &value_data };
+        open_wrapped(keys.of(sealed.key_generation)?, &data_key, &value).map(SecretValue::new)
     }
 
     fn keys_of(&self, tenant: &TenantId) -> Option<Arc<TenantKeys>> {
@@ -205,22 +207,22 @@ impl TenantKeys {
     }
 }
 
-fn data_key_data(tenant: &TenantId, path: &SecretPath, version: Version, generation: u32) -> Vec<u8> {
+fn data_key_data(tenant: &TenantId, path: &SecretPath, version: Version, generation: u32) -> Data {
     Place { owner: tenant.as_str(), path: Some(path), version: Some(version), key_generation: generation }
         .associated_data(Purpose::DataKey)
 }
 
-fn tenant_key_data(tenant: &TenantId, generation: u32) -> Vec<u8> {
+fn tenant_key_data(tenant: &TenantId, generation: u32) -> Data {
     Place { owner: tenant.as_str(), path: None, version: None, key_generation: generation }
         .associated_data(Purpose::TenantKey)
 }
 
-fn value_data(tenant: &TenantId, path: &SecretPath, version: Version) -> Vec<u8> {
+fn value_data(tenant: &TenantId, path: &SecretPath, version: Version) -> Data {
     Place { owner: tenant.as_str(), path: Some(path), version: Some(version), key_generation: 0 }
         .associated_data(Purpose::Value)
 }
 
-fn vault_key_data(name: &str) -> Vec<u8> {
+fn vault_key_data(name: &str) -> Data {
     Place { owner: name, path: None, version: None, key_generation: 0 }.associated_data(Purpose::VaultKey)
 }
 

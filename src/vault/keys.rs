@@ -46,8 +46,9 @@ impl Vault {
     ) -> Result<(), Fault> {
         self.ensure_keys(tenant).await?;
         let generation = |record: &Record| Some(record.version.as_ref()?.sealed.as_ref()?.key_generation);
-        let mut generations = records.filter_map(generation);
-        if generations.any(|generation| !self.keyring.holds(tenant, generation)) {
+        let mut held = None;
+        let missing = |generation| held != Some(generation) && !self.keyring.holds(tenant, *held.insert(generation));
+        if records.filter_map(generation).any(missing) {
             self.fetch_keys(tenant).await?;
         }
         Ok(())
