@@ -3,13 +3,14 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use portcullis::cli::Cli;
 use tokio::runtime::Runtime;
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes what is freed: buffers of requests and answers hold values, and none of their libraries wipes them.
 #[global_allocator]
-static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
+static ALLOCATOR: ZeroAlloc<MiMalloc> = ZeroAlloc(MiMalloc);
 
 /// The exit code of a command line that cannot be understood: 2, as usual elsewhere, means a refused token here.
 const INVALID: u8 = 5;
