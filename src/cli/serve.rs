@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tokio::{net::TcpListener, signal::unix};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,7 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     config.audit.accept_rollback = args.accept_rollback;
     start_log(&config.log.filter, config.log.format == LogFormat::Json);
     keep_memory_private();
+    open_many_files();
     // From here on a hangup stops nothing; what comes before the policies are there is done then.
     let hangup = unix::signal(unix::SignalKind::hangup())?;
     let root = root_key(&config, args.dev)?;
@@ -80,6 +81,14 @@ fn keep_memory_private() {
     let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     if let Err(error) = setrlimit(Resource::Core, none).and(undumpable) {
         tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+}
+
+/// Each connection is an open file, and the usual limit is far below the number of clients that are served.
+fn open_many_files() {
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!(%error, "the limit of open files, and so of connections, cannot be raised");
     }
 }
 

@@ -1,23 +1,42 @@
 //! How many requests are worked on at one time. Who finds all places taken waits a little, as long as few others do, and is
 //! turned away else: an answer that comes too late to be of use only keeps the others waiting.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 
 /// How long a request waits for a place.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long those who are turned away are kept waiting for the word at most, where they are many; at least half of it.
+const PENANCE: Duration = Duration::from_secs(1);
+/// In how many steps the time between the two is gone through, so that they do not all come back together.
+const STEPS: u32 = 32;
+/// How many are kept waiting, for each place. Each keeps its connection.
+const KEPT_WAITING: usize = 64;
 /// How many places there are for each processor: enough that some wait for the disk while others are worked on.
 const FOR_EACH_PROCESSOR: usize = 32;
 const AT_LEAST: usize = 64;
 
 /// The places, and the queue for them: as many may wait as there are places.
 pub struct Places {
+    number: usize,
     free: Arc<Semaphore>,
     queue: Semaphore,
+    turned_away: Mutex<TurnedAway>,
+    kept_waiting: Semaphore,
+}
+
+/// How many were turned away since a moment.
+struct TurnedAway {
+    since: Instant,
+    count: usize,
 }
 
 /// A place that is taken until this is dropped.
@@ -29,7 +48,13 @@ impl Places {
     pub fn new(number: usize) -> Self {
         let usual = || thread::available_parallelism().map_or(1, usize::from) * FOR_EACH_PROCESSOR;
         let number = if number == 0 { usual().max(AT_LEAST) } else { number };
-        Self { free: Arc::new(Semaphore::new(number)), queue: Semaphore::new(number) }
+        Self {
+            number,
+            free: Arc::new(Semaphore::new(number)),
+            queue: Semaphore::new(number),
+            turned_away: Mutex::new(TurnedAway { since: Instant::now(), count: 0 }),
+            kept_waiting: Semaphore::new(number.saturating_mul(KEPT_WAITING).min(Semaphore::MAX_PERMITS)),
+        }
     }
 
     /// Whether as many wait as may wait: who comes now would be turned away.
@@ -44,5 +69,28 @@ impl Places {
         }
         let _waiting = self.queue.try_acquire().ok()?;
         timeout(PATIENCE, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok().map(Place)
+    }
+
+    /// Waits until somebody may hear that there is no place. In a second, as many as there are places hear it at once: who
+    /// asks again without waiting would keep the processors busy with nothing else.
+    pub async fn turn_away(&self) {
+        let before = self.turned_away_before();
+        if before < self.number {
+            return;
+        }
+        if let Ok(_kept) = self.kept_waiting.try_acquire() {
+            let step = u32::try_from(before % STEPS as usize).unwrap_or_default();
+            sleep(PENANCE / 2 + PENANCE / 2 * step / STEPS).await;
+        }
+    }
+
+    /// How many were turned away in this second before.
+    fn turned_away_before(&self) -> usize {
+        let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        if turned_away.since.elapsed() >= PENANCE {
+            *turned_away = TurnedAway { since: Instant::now(), count: 0 };
+        }
+        turned_away.count += 1;
+        turned_away.count - 1
     }
 }

@@ -205,7 +205,10 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
         return ApiError::new("internal_error", "").into_response();
     };
     if gate.needs_place && gate.app.places.are_crowded() {
-        return turned_away(&gate.app).into_response();
+        drop(request);
+        let answer = turned_away(&gate.app).into_response();
+        gate.app.places.turn_away().await;
+        return answer;
     }
     let path = Target::read(&request).and_then(Result::ok);
     let (app, action) = (gate.app.clone(), gate.action());
