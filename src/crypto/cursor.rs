@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
 
 use super::{
     envelope::{Key, SALT, decrypt, encrypt, single_use_key},
@@ -26,7 +27,8 @@ impl CursorBox {
     pub fn seal(&self, question: &str, position: &str) -> String {
         let mut sealed = vec![0; SALT];
         self.entropy.fill(&mut sealed);
-        let key = single_use_key(&self.key, &sealed, question.as_bytes());
+        let mut key = Zeroizing::new([0; 32]);
+        single_use_key(&mut key, &self.key, &sealed, question.as_bytes());
         let mut body = position.as_bytes().to_vec();
         // INVARIANT: a position is far below the cipher's limit of 64 GiB, so sealing cannot fail.
         let encrypted = encrypt(&key, question.as_bytes(), &mut body);
@@ -41,7 +43,8 @@ impl CursorBox {
     pub fn open(&self, question: &str, cursor: &str) -> Option<String> {
         let sealed = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
         let (salt, body) = sealed.split_at_checked(SALT)?;
-        let key = single_use_key(&self.key, salt, question.as_bytes());
+        let mut key = Zeroizing::new([0; 32]);
+        single_use_key(&mut key, &self.key, salt, question.as_bytes());
         let mut body = body.to_vec();
         let position = decrypt(&key, question.as_bytes(), &mut body).map(|position| position.to_vec());
         scrub_stack();

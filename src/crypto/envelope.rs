@@ -101,7 +101,8 @@ pub fn wrap(
 ) -> Result<Vec<u8>, CryptoError> {
     let mut wrapped = vec![0; SALT];
     entropy.fill(&mut wrapped);
-    let single_use = single_use_key(wrapping, &wrapped, associated_data);
+    let mut single_use = Zeroizing::new([0; 32]);
+    single_use_key(&mut single_use, wrapping, &wrapped, associated_data);
     let mut body = key.to_vec();
     let encrypted = encrypt(&single_use, associated_data, &mut body);
     scrub_stack();
@@ -118,7 +119,8 @@ pub fn unwrap(wrapping: &[u8; 32], wrapped: &[u8], associated_data: &[u8]) -> Re
     unwrapped.map(|()| key)
 }
 
-/// Leaves traces on the stack, for the caller to scrub.
+/// Leaves traces on the stack, in a frame of its own, for the caller to scrub.
+#[inline(never)]
 fn unwrap_into(
     key: &mut [u8; 32],
     wrapping: &[u8; 32],
@@ -127,7 +129,8 @@ fn unwrap_into(
 ) -> Result<(), CryptoError> {
     let (salt, body) = wrapped.split_at_checked(SALT).ok_or(CryptoError::Malformed)?;
     let mut plain = Zeroizing::new(<[u8; 32 + TAG]>::try_from(body).map_err(|_| CryptoError::Malformed)?);
-    let single_use = single_use_key(wrapping, salt, associated_data);
+    let mut single_use = Zeroizing::new([0; 32]);
+    single_use_key(&mut single_use, wrapping, salt, associated_data);
     key.copy_from_slice(decrypt(&single_use, associated_data, &mut *plain)?);
     Ok(())
 }
@@ -175,8 +178,9 @@ pub fn open_wrapped(
 }
 
 /// The commitment is checked first: GCM alone does not commit to its key (Albertini et al., "How to Abuse and Fix
-/// Authenticated Encryption Without Key Commitment", USENIX Security 2022). Leaves traces on the stack, for the caller to
-/// scrub.
+/// Authenticated Encryption Without Key Commitment", USENIX Security 2022). Leaves traces on the stack, in a frame of its
+/// own, for the caller to scrub.
+#[inline(never)]
 fn open_with(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     if sealed.len() > SEALED {
         return Err(CryptoError::Malformed);
@@ -194,11 +198,9 @@ fn open_with(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Resu
 /// HKDF-SHA-256 with a salt of its own for each use; the associated data is bound in as well. Leaves traces on the stack,
 /// in a frame of its own, for the caller to scrub.
 #[inline(never)]
-pub fn single_use_key(wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) -> Zeroizing<[u8; 32]> {
-    let mut key = Zeroizing::new([0; 32]);
-    let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, &mut *key);
+pub fn single_use_key(key: &mut [u8; 32], wrapping: &[u8; 32], salt: &[u8], associated_data: &[u8]) {
+    let expanded = Hkdf::<Sha256>::new(Some(salt), wrapping).expand(associated_data, key);
     debug_assert!(expanded.is_ok());
-    key
 }
 
 #[inline(never)]

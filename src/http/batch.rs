@@ -31,8 +31,12 @@ const MAX_PATHS: usize = 100;
 /// Largest body: a hundred paths of 512 bytes, once in `paths` and once in `versions`.
 const MAX_BYTES: usize = 128 * 1024;
 const MAX_PAGE: usize = 1_000;
-/// About what an answer says of a secret beside its path and its value, in bytes.
-const AROUND_A_SECRET: usize = 64;
+/// About what an answer says beside secrets and errors, of an error, and of a secret beside what has a length of its own,
+/// in bytes. Too little costs a copy of the answer.
+const AROUND_ALL: usize = 128;
+const AN_ERROR: usize = 256;
+const A_SECRET: usize = 64;
+const MORE_OF_A_SECRET: usize = 160;
 
 /// Reads up to 100 secrets. Partial success is 200.
 #[utoipa::path(post, path = "/v1/secrets/batch", tag = "batch", operation_id = "read_batch", request_body = BatchBody,
@@ -142,8 +146,16 @@ fn answer(names: &[&str], outcomes: &[ReadOutcome], with_metadata: bool) -> Resu
         }
     }
     let (retrieved, failed) = (secrets.len(), errors.len());
-    let bytes = secrets.iter().map(|(name, secret)| name.len() + secret.data.get().len() + AROUND_A_SECRET).sum();
+    let bytes = bytes_of(&secrets) + errors.len() * AN_ERROR + AROUND_ALL;
     Ok(long_reply(&BatchReply { secrets: Ordered(secrets), errors: Ordered(errors), retrieved, failed }, bytes))
+}
+
+fn bytes_of(secrets: &[(&str, BatchSecret<'_>)]) -> usize {
+    let more = |more: &BatchSecretMore<'_>| more.metadata.get().len() + MORE_OF_A_SECRET;
+    let one = |(name, secret): &(&str, BatchSecret<'_>)| {
+        name.len() + secret.data.get().len() + secret.more.as_ref().map_or(0, more) + A_SECRET
+    };
+    secrets.iter().map(one).sum()
 }
 
 fn secret(found: &Found, with_metadata: bool) -> Result<BatchSecret<'_>, ApiError> {

@@ -39,6 +39,8 @@ pub trait Backend: Database<Row: Columns> {
     /// [`head_columns`] and [`version_columns`]. Where versions have lost their head, a row of nulls says so: it must not
     /// look as if nothing were there.
     const GET_MANY: &'static str;
+    /// Whether one server alone writes, over one connection.
+    const SOLE_WRITER: bool;
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
     const LOCK_SECRET: Option<&'static str>;
@@ -60,11 +62,14 @@ pub trait Backend: Database<Row: Columns> {
         wanted: Option<u32>,
     ) -> impl Future<Output = StoreResult<u32>> + Send;
 
+    /// From now on, a statement that finds the database held by another process fails at once.
+    fn leave_waiting(connection: &mut Self::Connection) -> impl Future<Output = StoreResult<()>> + Send;
+
     /// Moves the log of what was written into the database, durably, and with it the last trace of what was destroyed.
     /// False where a reader is in the way.
     fn settle_log(connection: &mut Self::Connection) -> impl Future<Output = StoreResult<bool>> + Send;
 
-    /// Whether another process holds the database, so that nothing was done.
+    /// Whether another process holds the database, so that a statement that begins something did nothing.
     fn is_locked(error: &StoreError) -> bool;
 
     /// Whether the disk did not take what it was told to keep, so that the log may show what is not there.
@@ -225,6 +230,7 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
          WHERE s.path IS NOT NULL
             OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = wanted.value)"
     );
+    const SOLE_WRITER: bool = true;
     const LOCK_SECRET: Option<&'static str> = None;
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
     const HOLD_VALUES: Option<&'static str> = None;
@@ -249,13 +255,16 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
         matches!(error, StoreError::Late) || code(error).is_some_and(|code| [1034, 1290].contains(&code))
     }
 
+    async fn leave_waiting(connection: &mut SqliteConnection) -> StoreResult<()> {
+        wait_for_locks(connection, 0).await
+    }
+
     async fn settle_log(connection: &mut SqliteConnection) -> StoreResult<bool> {
-        let set = |millis: i64| AssertSqlSafe(format!("PRAGMA busy_timeout = {millis}"));
         let before = sqlx::query("PRAGMA busy_timeout").fetch_one(&mut *connection).await?.int(0)?;
-        sqlx::query(set(SETTLE_MILLIS)).execute(&mut *connection).await?;
-        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await?;
-        sqlx::query(set(before)).execute(connection).await?;
-        Ok(checkpoint.int(0)? == 0)
+        wait_for_locks(connection, SETTLE_MILLIS).await?;
+        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
+        wait_for_locks(connection, before).await?;
+        Ok(checkpoint?.int(0)? == 0)
     }
 
     /// There is one server, and so one chain.
@@ -289,6 +298,7 @@ driver!(Postgres, PgConnection, PgRow, {
               WHERE s.path IS NULL AND tenant = $1 AND path = wanted.path LIMIT 1) AS left_over ON true
          WHERE s.path IS NOT NULL OR left_over.behind"
     );
+    const SOLE_WRITER: bool = false;
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
@@ -302,7 +312,7 @@ driver!(Postgres, PgConnection, PgRow, {
         &SQL
     }
 
-    /// Each statement waits by itself.
+    /// Locks are of rows and names; a statement that waits too long for one has failed.
     fn is_locked(_: &StoreError) -> bool {
         false
     }
@@ -310,6 +320,10 @@ driver!(Postgres, PgConnection, PgRow, {
     /// The database stops by itself then.
     fn is_failed_sync(_: &StoreError) -> bool {
         false
+    }
+
+    async fn leave_waiting(_: &mut PgConnection) -> StoreResult<()> {
+        Ok(())
     }
 
     /// The log of transactions is the database's own affair, and is written over in its time.
@@ -346,6 +360,11 @@ const CHAIN_LOCKS: i64 = 0x6368_6169;
 async fn claim(connection: &mut PgConnection, sql: &'static str, chain: u32) -> StoreResult<bool> {
     let row = sqlx::query(sql).bind(CHAIN_LOCKS).bind(i64::from(chain)).fetch_one(connection).await?;
     row.try_get(0).map_err(undecodable)
+}
+
+async fn wait_for_locks(connection: &mut SqliteConnection, millis: i64) -> StoreResult<()> {
+    let set = AssertSqlSafe(format!("PRAGMA busy_timeout = {millis}"));
+    Ok(sqlx::query(set).execute(connection).await.map(drop)?)
 }
 
 /// SQLite's extended result code.

@@ -65,8 +65,6 @@ impl SqliteStore {
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
-        // The writer waits for another process without keeping a thread waiting.
-        let options = options.busy_timeout(Duration::ZERO);
         let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone());
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }

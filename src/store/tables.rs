@@ -116,7 +116,7 @@ impl<B: Backend> Tables<'_, B> {
             self.fetch(lock, &site(&tenant, &path)).await?;
         }
         let scene = Scene { tenant: &tenant, path: &path, by: &by, at };
-        // INVARIANT: a change reads before it writes, so what meets damage has written nothing.
+        // INVARIANT: a change that meets damage has written nothing, or has undone it.
         let outcome = whole(self.change(scene, change).await)?.unwrap_or_else(|DamagedRow(what)| {
             tracing::error!(%tenant, %path, what, "ALARM: a stored record is damaged");
             Err(Refusal::Damaged)
@@ -155,6 +155,10 @@ impl<B: Backend> Tables<'_, B> {
         self.execute("SAVEPOINT gone", &[]).await?;
         self.purge(scene, Some(gone)).await?.ok();
         let done = self.put_next(scene, None, put).await;
+        if matches!(done, Err(StoreError::Database(_))) {
+            // The caller has to undo more than this, if the database has not done so.
+            return done;
+        }
         if !matches!(done, Ok(Ok(_))) {
             self.execute("ROLLBACK TO SAVEPOINT gone", &[]).await?;
         }

@@ -207,7 +207,7 @@ impl<B: Backend> Writer<B> {
                 self.line = None;
             }
         }
-        if B::LOCK_SECRET.is_some() {
+        if !B::SOLE_WRITER {
             // Two servers take the locks of several secrets in one order, so neither waits for the other for ever.
             group.sort_by(|a, b| a.secret().cmp(&b.secret()));
         }
@@ -216,10 +216,9 @@ impl<B: Backend> Writer<B> {
             None => self.connect().await?,
         };
         let destroys = group.iter().any(Job::destroys);
-        let done = match self.append_alone(&mut line, &mut group).await {
-            Ok(None) => self.transact(&mut line, group).await,
-            Ok(Some(done)) => Ok(done),
-            Err(error) => Err(error),
+        let done = match self.append_alone(&mut line, &mut group).await.transpose() {
+            Some(done) => done,
+            None => self.transact(&mut line, group).await,
         };
         if done.is_ok() {
             if let Some(cache) = &self.cache {
@@ -241,8 +240,10 @@ impl<B: Backend> Writer<B> {
     /// is more to do, or where another process holds the database: who waits for that may give up meanwhile.
     async fn append_alone(&mut self, line: &mut Line<B>, group: &mut Vec<Job>) -> StoreResult<Option<Done>> {
         let Some((chain, log)) = self.chain.as_ref().zip(line.log.as_mut()) else { return Ok(None) };
+        // Who gave up while the connection was made was told that nothing was done.
+        group.retain(Job::is_awaited);
         let rows: Vec<&AuditRow> = group.iter().filter_map(Job::row).collect();
-        if rows.len() < group.len() || rows.len() > AT_ONCE || log.is_due_after(&rows) {
+        if !(1..=AT_ONCE).contains(&rows.len()) || rows.len() < group.len() || log.is_due_after(&rows) {
             return Ok(None);
         }
         let next = log.follow(&**chain, rows.into_iter().map(Cow::Borrowed));
@@ -315,6 +316,7 @@ impl<B: Backend> Writer<B> {
             self.unsynced = false;
         }
         let log = if self.chain.is_some() { Some(self.claim(&mut connection).await?) } else { None };
+        B::leave_waiting(&mut connection).await?;
         Ok(Line { connection, log, remembers: false })
     }
 
@@ -506,8 +508,8 @@ async fn perform<B: Backend>(
             Ok(Some(receipted(answer)))
         }
         Job::StartLog(_, answer) => Ok(settle(head.ok_or(StoreError::NoLog), answer)),
-        // A change that fails without the database's doing has written nothing, and what fails else ends the group.
-        job if alone || matches!(job, Job::Commit(..)) => attempt::<B>(job, group, rows).await,
+        // Where nobody else writes, the database fails a change as it would fail any other: with the group.
+        job if alone || (B::SOLE_WRITER && matches!(job, Job::Commit(..))) => attempt::<B>(job, group, rows).await,
         job => {
             B::execute(group, "SAVEPOINT job", &[]).await?;
             let before = rows.len();
@@ -535,7 +537,8 @@ async fn attempt<B: Backend>(
                 rows.push(row);
                 Some(with_receipt(outcome, answer))
             }
-            Err(error @ StoreError::Database(_)) => return Err(error),
+            Err(error @ StoreError::Database(_)) if B::SOLE_WRITER => return Err(error),
+            // It has written nothing, or has undone it.
             Err(error) => settle(Err(error), answer),
         },
         Job::Retain(tombstone, answer) => match tables.retain(&tombstone).await {
