@@ -1,0 +1,104 @@
+"""Where the processor's time goes: a flame graph and a table by part, for a read of one secret and a batch of 100."""
+
+import collections
+import pathlib
+import re
+import subprocess
+import threading
+
+import load
+from servers import Portcullis
+from tables import markdown
+
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+CONNECTIONS = 16
+SAMPLES_PER_SECOND = 997
+STACK_BYTES = 16_384
+
+# A stack belongs to the first part of which a word is in one of its frames.
+PARTS = [
+    ("decryption", ["crypto::keyring", "crypto::envelope"]),
+    ("audit: packing, chaining, signing", ["audit::", "store::writer"]),
+    ("audit: SQLite", ["sqlite3_", "sqlx-sqlite"]),
+    ("policy: the guest", ["[guest]"]),
+    ("policy: around the guest", ["policy::", "wasmtime", "Vault::decide"]),
+    ("store: records in memory", ["store::cache", "get_many", "look_up"]),
+    ("token", ["auth::", "Gate::authenticate", "jsonwebtoken"]),
+    ("serialisation", ["http::json", "batch::answer", "serde_json"]),
+    ("vault: the rest", ["portcullis::vault"]),
+    ("HTTP: sockets", ["poll_flush", "poll_write", "poll_read", "tcp_", "sock_"]),
+    ("HTTP: the rest", ["hyper::", "axum", "portcullis::http", "http::"]),
+    ("runtime: tasks and threads", ["tokio", "start_thread", "clone3", "schedule", "futex"]),
+]
+
+
+def profile(bench):
+    """Flame graphs into docs/, and what each part takes of a request."""
+    load.need("perf", "linux-perf")
+    load.need("inferno-flamegraph", "none; cargo install inferno --locked")
+    server = Portcullis("portcullis", bench.program)
+    found = {}
+    with bench.started([server], bench.options.secrets):
+        for kind in ("get", "batch-100"):
+            asked = load.Requests(server, kind, bench.options.secrets, bench.scratch)
+            asked.drive(CONNECTIONS, 2)
+            figures, stacks = watched(asked, bench)
+            draw(stacks, DOCS / f"profile-{kind}.svg", f"{kind} at {CONNECTIONS} connections")
+            micros = figures["CPU s/1,000"] * 1000 * asked.secrets
+            found[kind] = micros, shares(stacks)
+    print(table(found), end="\n\n")
+    return found
+
+
+def watched(asked, bench):
+    """Drives the server with a profiler beside it: the figures without it, and the stacks with how often each was seen."""
+    seconds, data = bench.options.seconds, bench.scratch / "perf.data"
+    figures = asked.drive(CONNECTIONS, seconds)
+    driving = threading.Thread(target=asked.drive, args=(CONNECTIONS, seconds + 2))
+    driving.start()
+    subprocess.run(["perf", "record", "--quiet", "--freq", str(SAMPLES_PER_SECOND), "--mmap-pages", "16M", "--call-graph",
+                    f"dwarf,{STACK_BYTES}", "--pid", str(asked.server.processes[0].pid), "--output", data, "--",
+                    "sleep", str(seconds)], check=True, stderr=subprocess.DEVNULL)
+    driving.join()
+    text = subprocess.run(["perf", "script", "--input", data, "--fields", "comm,ip,sym"], check=True, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    data.unlink()
+    return figures, collections.Counter(filter(None, map(stack, text.split("\n\n"))))
+
+
+def stack(sample):
+    """A sample's frames from the outermost to the innermost. What was compiled from a module has no name."""
+    lines = sample.strip("\n").splitlines()
+    names = [re.sub(r"^\s*[0-9a-f]+\s*", "", line).replace(";", ":") for line in lines[1:]]
+    names = [re.sub(r"::h[0-9a-f]{16}$| \(inlined\)$", "", name) for name in names]
+    if names and names[0] in ("[unknown]", ""):
+        names[0] = "[guest]"
+    return (lines[0].strip(), *reversed(names)) if names else None
+
+
+def shares(stacks):
+    """What part of all samples each part has."""
+    seen = collections.Counter()
+    for frames, count in stacks.items():
+        text = ";".join(frames)
+        seen[next((part for part, words in PARTS if any(word in text for word in words)), "elsewhere")] += count
+    return {part: count / stacks.total() for part, count in seen.items()}
+
+
+def draw(stacks, file, title):
+    folded = "".join(f"{';'.join(frames)} {count}\n" for frames, count in stacks.items())
+    command = ["inferno-flamegraph", "--title", title, "--minwidth", "0.3", "--hash"]
+    file.write_bytes(subprocess.run(command, input=folded.encode(), check=True, stdout=subprocess.PIPE).stdout)
+
+
+def table(found):
+    kinds = list(found)
+    rows = []
+    for part in [*(part for part, _ in PARTS), "elsewhere"]:
+        cells = []
+        for micros, parts in found.values():
+            share = parts.get(part, 0)
+            cells += [f"{micros * share:.1f}", f"{100 * share:.0f} %"]
+        rows.append([part, *cells])
+    rows.append(["all", *(cell for micros, _ in found.values() for cell in (f"{micros:.0f}", "100 %"))])
+    return markdown(["part", *(cell for kind in kinds for cell in (f"{kind}: µs", "share"))], rows)
