@@ -94,6 +94,8 @@ impl Bounds {
                 .args(WORKER_COMMAND)
                 // The environment may hold the root key.
                 .env_clear()
+                // What the allocator sets aside would count as if it were used.
+                .env("MIMALLOC_ARENA_EAGER_COMMIT", "0")
                 .process_group(0)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
