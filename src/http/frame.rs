@@ -129,9 +129,13 @@ impl Scene {
 
     /// Takes one of the places in which requests are worked on. It is given back when the request is over, if not before.
     async fn enter(&self, app: &App) -> Result<(), ApiError> {
-        let place = app.places.take().await.ok_or_else(|| turned_away(app))?;
-        *self.place() = Some(place);
-        Ok(())
+        match app.places.take().await {
+            Some(place) => {
+                *self.place() = Some(place);
+                Ok(())
+            }
+            None => Err(turned_away(app).await),
+        }
     }
 
     /// Gives its place back.
@@ -150,9 +154,10 @@ impl Scene {
     }
 }
 
-/// The answer to a request for which there is no place.
-fn turned_away(app: &App) -> ApiError {
+/// The answer to a request for which there is no place, when it may be given.
+async fn turned_away(app: &App) -> ApiError {
     app.metrics.turned_away();
+    app.places.turn_away().await;
     ApiError::busy()
 }
 
@@ -206,9 +211,7 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
     };
     if gate.needs_place && gate.app.places.are_crowded() {
         drop(request);
-        let answer = turned_away(&gate.app).into_response();
-        gate.app.places.turn_away().await;
-        return answer;
+        return turned_away(&gate.app).await.into_response();
     }
     let path = Target::read(&request).and_then(Result::ok);
     let (app, action) = (gate.app.clone(), gate.action());

@@ -141,10 +141,10 @@ fn s_01_one_connection_writes_and_checkpoints() {
 #[test]
 fn s_02_writers_begin_as_writers() {
     assert!(sources()["src/store/sql.rs"].contains("const BEGIN: &'static str = \"BEGIN IMMEDIATE\";"));
-    assert_eq!(sayers("begin_with(B::BEGIN)"), BTreeSet::from(["src/store/writer.rs".to_owned()]));
+    assert_eq!(sayers("execute(B::BEGIN)"), BTreeSet::from(["src/store/writer.rs".to_owned()]));
     for (file, code) in sources().iter().filter(|(file, _)| file.contains("sqlite") || file.contains("writer")) {
         for line in code.lines().filter(|line| line.contains(".begin()")) {
-            let known = ["self.readers.begin()", "group.begin()", "savepoint"];
+            let known = ["self.readers.begin()", "line.begin()"];
             assert!(known.iter().any(|text| line.contains(text)), "{file}: {line}");
         }
     }
