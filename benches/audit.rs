@@ -3,7 +3,8 @@
 //!     cargo bench --bench audit
 //!
 //! Two vaults on one SQLite store, on the disk of the temporary directory: one as it is, one whose log takes rows and
-//! keeps none. Both are asked in turns, alone and by 16 at once; what is printed is the ratio of each turn.
+//! keeps none. Both serve whole requests, from the head to the last byte of the answer, without a network; they are asked
+//! in turns, alone and by 16 at once. What is printed is the ratio of each turn.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,8 +13,7 @@
     reason = "a bench that meets what it does not expect must fail"
 )]
 
-#[path = "support/policies.rs"]
-mod policies;
+mod support;
 
 use std::{
     path::Path,
@@ -23,29 +23,24 @@ use std::{
 
 use async_trait::async_trait;
 use portcullis::{
-    audit::{AuditChain, AuditKeys, Verifier},
-    auth::{Authenticator, TokenIssuer, TokenRequest},
-    crypto::{Keyring, RootKey, RootKeySource},
+    audit::Verifier,
     domain::{
-        AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Clock, GenerationUse, Head, Principal, Receipt, ReceiptSlot,
-        RequestContext, Scope, SecretPath, SecretValue, TenantId, Timestamp, Version, VersionRecord, WrappedDataKey,
-        WrappedKey,
+        AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Clock, GenerationUse, Head, Receipt, SecretPath, TenantId,
+        Timestamp, Version, VersionRecord, WrappedDataKey, WrappedKey,
     },
     server::{SystemClock, SystemEntropy},
     store::{
-        ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, SqliteStore, StoreResult,
-        Stored, Tombstone,
+        ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored,
+        Tombstone,
     },
-    telemetry::Metrics,
-    vault::{Asked, BatchOptions, Caller, Parts, PutRequest, Vault},
 };
 use tokio::task::JoinSet;
-use zeroize::Zeroizing;
+
+use support::{PATHS, Rig};
 
 const TURNS: usize = 15;
-const PATHS: usize = 100;
-const RULES: &str = "[[policy]]\nname = \"root\"\nbindings = [\"user:root\"]\n[[policy.rules]]\npath_pattern = \"**\"\n\
-                     permissions = [\"read\", \"write\"]\n";
+/// How many batches a turn has.
+const BATCHES: usize = 400;
 
 fn main() {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -59,76 +54,27 @@ fn main() {
 }
 
 struct Bench {
-    store: Arc<dyn SecretStore>,
-    keys: Arc<AuditKeys>,
-    with: Arc<Vault>,
-    without: Arc<Vault>,
-    principal: Principal,
+    with: Arc<Rig>,
+    without: Arc<Rig>,
 }
 
 impl Bench {
     async fn new(directory: &Path) -> Self {
-        let policies = policies::load(&directory.join("policies"), RULES);
-        let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data"), 64 << 20).await.unwrap());
-        let keys = Arc::new(AuditKeys::new(&[7; 32]));
-        store.start_log(Arc::new(AuditChain::new(Arc::clone(&keys), Arc::new(SystemClock)))).await.unwrap();
-        let root = || RootKey::load_or_create(&directory.join("root.key"), &SystemEntropy).unwrap().0;
-        store.root_fingerprint(&root().fingerprint()).await.unwrap();
-        let vault = |store: Arc<dyn SecretStore>| {
-            Arc::new(Vault::new(Parts {
-                store,
-                keyring: Keyring::new(root(), Arc::new(SystemEntropy)),
-                audit_keys: Arc::clone(&keys),
-                policies: Arc::clone(&policies),
-                clock: Arc::new(SystemClock),
-                entropy: Arc::new(SystemEntropy),
-                metrics: Arc::new(Metrics::default()),
-                recoverable_for: Duration::from_secs(1),
-                root_sources: (RootKeySource::Environment(String::new()), None),
-            }))
-        };
-        let without = vault(Arc::new(Unaudited(Arc::clone(&store))));
-        let bench = Self { with: vault(Arc::clone(&store)), without, store, keys, principal: principal(&root()).await };
-        for n in 0..PATHS {
-            let data =
-                SecretValue::new(Zeroizing::new(b"{\"user\":\"service\",\"password\":\"0123456789abcdef\"}".to_vec()));
-            let put = PutRequest {
-                data,
-                fields: vec!["password".to_owned(), "user".to_owned()],
-                secret_type: None,
-                metadata: None,
-                expires_at: None,
-                max_versions: None,
-                expected_version: None,
-            };
-            bench.with.put(&bench.caller(&bench.with), path(n), put).await.unwrap();
-        }
-        bench
+        let with = Rig::new(directory, Arc::new(SystemClock), Arc::new(SystemEntropy)).await;
+        let unaudited = Arc::new(Unaudited(Arc::clone(&with.store)));
+        let without = Rig::over(unaudited, directory, Arc::new(SystemClock), Arc::new(SystemEntropy)).await;
+        Self { with: Arc::new(with), without: Arc::new(without) }
     }
 
-    fn caller(&self, vault: &Vault) -> Caller {
-        let context = RequestContext {
-            request_id: "req_bench".into(),
-            now: SystemClock.now(),
-            source_ip: Some([127, 0, 0, 1].into()),
-            user_agent: Some("bench".into()),
-            receipt: ReceiptSlot::default(),
-        };
-        Caller { principal: self.principal.clone(), context, policies: vault.policies().current() }
-    }
-
-    /// How long a number of batches takes, asked by so many at once.
-    async fn turn(self: &Bench, vault: &Arc<Vault>, clients: usize) -> Duration {
+    /// How long the batches take, asked by so many at once.
+    async fn turn(rig: &Arc<Rig>, clients: usize) -> Duration {
         let began = Instant::now();
         let mut asking = JoinSet::new();
         for _ in 0..clients {
-            let (vault, callers) =
-                (Arc::clone(vault), (0..400 / clients).map(|_| self.caller(vault)).collect::<Vec<_>>());
+            let rig = Arc::clone(rig);
             asking.spawn(async move {
-                for caller in callers {
-                    let asked: Vec<Asked> = (0..PATHS).map(|n| Ok((path(n), None))).collect();
-                    let options = BatchOptions { fail_fast: false, known_tags: Vec::new(), size: Some(PATHS) };
-                    assert_eq!(vault.read_batch(&caller, asked, &options).await.unwrap().len(), PATHS);
+                for _ in 0..BATCHES / clients {
+                    rig.serve(rig.request()).await;
                 }
             });
         }
@@ -138,25 +84,25 @@ impl Bench {
 
     async fn compare(&self, clients: usize) {
         let mut ratios = Vec::new();
-        let mut best = (Duration::MAX, Duration::MAX);
+        let mut best = [Duration::MAX; 2];
         for turn in 0..=TURNS {
-            let (with, without) = (self.turn(&self.with, clients).await, self.turn(&self.without, clients).await);
+            let took = [Self::turn(&self.with, clients).await, Self::turn(&self.without, clients).await];
             // The first turn warms up.
             if turn > 0 {
-                ratios.push(with.as_secs_f64() / without.as_secs_f64());
-                best = (best.0.min(with), best.1.min(without));
+                ratios.push(took[0].as_secs_f64() / took[1].as_secs_f64());
+                best = [best[0].min(took[0]), best[1].min(took[1])];
             }
         }
         ratios.sort_by(f64::total_cmp);
-        let each = |time: Duration| time / 400;
+        let each = best.map(|time| time / u32::try_from(BATCHES).unwrap());
         println!(
             "batch of {PATHS}, {clients} at once: with the audit {:.2} times without it (median of {TURNS} turns; {:.2} to \
              {:.2}); quickest {:?} and {:?} each",
             ratios[TURNS / 2],
             ratios[0],
             ratios[TURNS - 1],
-            each(best.0),
-            each(best.1)
+            each[0],
+            each[1]
         );
     }
 
@@ -165,7 +111,7 @@ impl Bench {
         let mut appending = JoinSet::new();
         for chunk in 0..256 {
             let (store, rows) =
-                (Arc::clone(&self.store), (0..400).map(|n| single(chunk * 400 + n)).collect::<Vec<_>>());
+                (Arc::clone(&self.with.store), (0..400).map(|n| single(chunk * 400 + n)).collect::<Vec<_>>());
             appending.spawn(async move {
                 for row in rows {
                     store.append(row).await.unwrap();
@@ -173,10 +119,10 @@ impl Bench {
             });
         }
         appending.join_all().await;
-        let mut verifier = Verifier::new(Arc::clone(&self.keys), &[], &[]);
+        let mut verifier = Verifier::new(Arc::clone(&self.with.audit_keys), &[], &[]);
         let (mut after, began) = (AuditPlace { chain: 0, number: 0 }, Instant::now());
         loop {
-            let rows = self.store.audit_chain(after, 4_096).await.unwrap();
+            let rows = self.with.store.audit_chain(after, 4_096).await.unwrap();
             let Some(Ok(last)) = rows.last() else { break };
             after = last.place;
             rows.iter().flatten().for_each(|row| verifier.row(row));
@@ -195,10 +141,6 @@ impl Bench {
     }
 }
 
-fn path(n: usize) -> SecretPath {
-    SecretPath::parse(&format!("services/checkout/{n}")).unwrap()
-}
-
 /// The row of a read of one secret, as long as they are.
 fn row() -> AuditRow {
     let body = "x".repeat(420).into_bytes();
@@ -213,21 +155,6 @@ fn row() -> AuditRow {
         events: 1,
         body,
     }
-}
-
-async fn principal(root: &RootKey) -> Principal {
-    let issuer = TokenIssuer::new(&root.token_seed(), "bench".to_owned(), "bench".to_owned()).unwrap();
-    let request = TokenRequest {
-        subject: "user:root".to_owned(),
-        tenant: TenantId::default_tenant(),
-        scopes: [Scope::Admin].into_iter().collect(),
-        groups: Vec::new(),
-        mfa: false,
-        lifetime: Duration::from_hours(1),
-    };
-    let token = issuer.issue(&request, SystemClock.now(), "1").unwrap();
-    let authenticator = Authenticator::new(Some(issuer.verifier()), &[], Arc::new(SystemClock)).unwrap();
-    authenticator.authenticate(&token).await.unwrap()
 }
 
 /// A store whose log takes every row and keeps none.

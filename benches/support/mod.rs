@@ -37,6 +37,7 @@ const RULES: usize = 10;
 pub struct Rig {
     vault: Arc<Vault>,
     pub store: Arc<dyn SecretStore>,
+    pub audit_keys: Arc<AuditKeys>,
     principal: Principal,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -47,12 +48,25 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new(directory: &Path, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        let policies = policies::load(&directory.join("policies"), &rules());
         let store: Arc<dyn SecretStore> = Arc::new(SqliteStore::open(&directory.join("data"), 64 << 20).await.unwrap());
-        let root = RootKey::fresh(&*entropy);
+        let rig = Self::over(store, directory, clock, entropy).await;
+        let chain = AuditChain::new(Arc::clone(&rig.audit_keys), Arc::clone(&rig.clock));
+        rig.store.start_log(Arc::new(chain)).await.unwrap();
+        rig.fill().await;
+        rig
+    }
+
+    /// A vault over what a store holds already, if it was filled in the same directory.
+    pub async fn over(
+        store: Arc<dyn SecretStore>,
+        directory: &Path,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let policies = policies::load(&directory.join("policies"), &rules());
+        let (root, _) = RootKey::load_or_create(&directory.join("root.key"), &*entropy).unwrap();
         store.root_fingerprint(&root.fingerprint()).await.unwrap();
         let audit_keys = Arc::new(AuditKeys::new(&[7; 32]));
-        store.start_log(Arc::new(AuditChain::new(Arc::clone(&audit_keys), Arc::clone(&clock)))).await.unwrap();
         let issuer = TokenIssuer::new(&root.token_seed(), "bench".to_owned(), "bench".to_owned()).unwrap();
         let authenticator = Arc::new(Authenticator::new(Some(issuer.verifier()), &[], Arc::clone(&clock)).unwrap());
         let token = issuer.issue(&bearer(), clock.now(), "1").unwrap();
@@ -60,7 +74,7 @@ impl Rig {
         let vault = Arc::new(Vault::new(Parts {
             store: Arc::clone(&store),
             keyring: Keyring::new(root, Arc::clone(&entropy)),
-            audit_keys,
+            audit_keys: Arc::clone(&audit_keys),
             policies,
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
@@ -76,9 +90,7 @@ impl Rig {
         shell.open(router(app, &settings));
         let principal = authenticator.authenticate(&token).await.unwrap();
         let body = json!({ "paths": (0..PATHS).map(text_of_path).collect::<Vec<_>>() }).to_string().into();
-        let rig = Self { vault, store, principal, clock, entropy, token, shell: shell.router(), body };
-        rig.fill().await;
-        rig
+        Self { vault, store, audit_keys, principal, clock, entropy, token, shell: shell.router(), body }
     }
 
     async fn fill(&self) {
