@@ -1,6 +1,7 @@
 """Where the processor's time goes: a flame graph and a table by part, for a read of one secret and a batch of 100."""
 
 import collections
+import html
 import pathlib
 import re
 import subprocess
@@ -14,6 +15,8 @@ DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 CONNECTIONS = 16
 SAMPLES_PER_SECOND = 997
 STACK_BYTES = 16_384
+# Of a drawing, in pixels; and the share of all samples below which a frame is not drawn.
+WIDTH, ROW, NARROWEST = 1200, 14, 0.003
 
 # A stack belongs to the first part of which a word is in one of its frames.
 PARTS = [
@@ -35,7 +38,6 @@ PARTS = [
 def profile(bench):
     """Flame graphs into docs/, and what each part takes of a request."""
     load.need("perf", "linux-perf")
-    load.need("inferno-flamegraph", "none; cargo install inferno --locked")
     server = Portcullis("portcullis", bench.program)
     found = {}
     with bench.started([server], bench.options.secrets):
@@ -60,7 +62,7 @@ def watched(asked, bench):
                     f"dwarf,{STACK_BYTES}", "--pid", str(asked.server.processes[0].pid), "--output", data, "--",
                     "sleep", str(seconds)], check=True, stderr=subprocess.DEVNULL)
     driving.join()
-    text = subprocess.run(["perf", "script", "--input", data, "--fields", "comm,ip,sym"], check=True, text=True,
+    text = subprocess.run(["perf", "script", "--no-inline", "--input", data, "--fields", "comm,ip,sym"], check=True, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
     data.unlink()
     return figures, collections.Counter(filter(None, map(stack, text.split("\n\n"))))
@@ -80,15 +82,55 @@ def shares(stacks):
     """What part of all samples each part has."""
     seen = collections.Counter()
     for frames, count in stacks.items():
-        text = ";".join(frames)
-        seen[next((part for part, words in PARTS if any(word in text for word in words)), "elsewhere")] += count
+        seen[part_of(";".join(frames))] += count
     return {part: count / stacks.total() for part, count in seen.items()}
 
 
+def part_of(text):
+    return next((part for part, words in PARTS if any(word in text for word in words)), "elsewhere")
+
+
 def draw(stacks, file, title):
-    folded = "".join(f"{';'.join(frames)} {count}\n" for frames, count in stacks.items())
-    command = ["inferno-flamegraph", "--title", title, "--minwidth", "0.3", "--hash"]
-    file.write_bytes(subprocess.run(command, input=folded.encode(), check=True, stdout=subprocess.PIPE).stdout)
+    """A flame graph that hangs: the outermost frame on top, as wide as it is frequent, in the colour of its part."""
+    shapes, deepest = [], 0
+    level = [(0.0, (), stacks)]
+    while level:
+        below = []
+        for left, path, inside in level:
+            following = {}
+            for frames, count in inside.items():
+                if len(frames) > len(path):
+                    following.setdefault(frames[len(path)], {})[frames] = count
+            for name in sorted(following):
+                share = sum(following[name].values()) / stacks.total()
+                if share >= NARROWEST:
+                    shapes.append(shape(left, len(path), share, (*path, name)))
+                    below.append((left, (*path, name), following[name]))
+                left += share
+        level, deepest = below, deepest + 1
+    colours = enumerate([*(part for part, _ in PARTS), "elsewhere"])
+    legend = "".join(f'<tspan fill="{colour(at)}">■</tspan> {html.escape(part)}  ' for at, part in colours)
+    height = (deepest + 2) * ROW
+    file.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="9">\n'
+        f'<title>{html.escape(title)}</title>\n<rect width="{WIDTH}" height="{height}" fill="#fff"/>\n'
+        f'<text x="4" y="11">{html.escape(title)}</text>\n<text x="4" y="{ROW + 11}" font-size="8">{legend}</text>\n'
+        + "\n".join(shapes) + "\n</svg>\n")
+
+
+def shape(left, depth, share, path):
+    """A frame as a rectangle with its name, which a browser shows in full when it is pointed at."""
+    part = part_of(";".join(path))
+    at = next((at for at, (name, _) in enumerate(PARTS) if name == part), len(PARTS))
+    name, wide = path[-1], share * WIDTH
+    shown = name[:int(wide / 5)] if wide > 30 else ""
+    return (f'<g><title>{html.escape(name)}: {100 * share:.1f} %</title><rect x="{left * WIDTH:.1f}" '
+            f'y="{(depth + 2) * ROW}" width="{wide:.1f}" height="{ROW - 1}" fill="{colour(at)}"/>'
+            f'<text x="{left * WIDTH + 2:.1f}" y="{(depth + 2) * ROW + 10}">{html.escape(shown)}</text></g>')
+
+
+def colour(at):
+    return "#ddd" if at == len(PARTS) else f"hsl({at * 360 // len(PARTS)},65%,72%)"
 
 
 def table(found):
