@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     NOT_MODIFIED, OK,
-    pack::{Packed, PackedDecision},
+    pack::{Outcome, Packed, PackedDecision},
 };
 use crate::domain::{AuditPlace, StoredAuditRow, Timestamp};
 
@@ -121,38 +121,39 @@ pub struct LogBatch {
 #[must_use]
 pub fn unpack(row: &StoredAuditRow) -> Option<Vec<LogEntry>> {
     let packed: Packed = serde_json::from_slice(&row.row.body).ok()?;
-    Some((0..packed.events.len()).filter_map(|index| log_entry(row, &packed, index)).collect())
+    let events = packed.events()?.into_iter().enumerate();
+    Some(events.map(|(index, (path, outcome))| log_entry(row, &packed, index, path, outcome)).collect())
 }
 
-fn log_entry(row: &StoredAuditRow, packed: &Packed, index: usize) -> Option<LogEntry> {
-    let (path, version, code, decision) = packed.events.get(index)?;
-    let (place, at) = (row.place, row.row.at);
-    let (id, kind, tenant) = match &packed.identity {
-        Some((id, kind, tenant)) => (Some(id.clone()), Some(kind.clone()), Some(tenant.clone())),
-        None => (None, None, None),
-    };
+fn log_entry(
+    StoredAuditRow { place, row, .. }: &StoredAuditRow,
+    packed: &Packed,
+    index: usize,
+    path: Option<String>,
+    (version, code, decision): Outcome,
+) -> LogEntry {
     #[expect(clippy::cast_precision_loss, reason = "a duration far below 2^52 microseconds")]
     let duration_ms = packed.micros as f64 / 1_000.0;
-    Some(LogEntry {
+    LogEntry {
         id: format!("evt_{place}_{index}"),
-        position: (at, place, index),
-        timestamp: at,
-        action: packed.action.clone(),
-        identity_type: kind,
-        identity_id: id,
-        tenant_id: tenant,
-        secret_path: path.clone(),
-        version: *version,
-        source_ip: packed.ip.clone(),
+        position: (row.at, *place, index),
+        timestamp: row.at,
+        action: row.action.to_string(),
+        identity_type: row.identity_type.as_deref().map(str::to_owned),
+        identity_id: row.identity_id.clone(),
+        tenant_id: row.tenant.as_ref().map(|tenant| tenant.as_str().to_owned()),
+        secret_path: path,
+        version,
+        source_ip: row.source_ip.clone(),
         user_agent: packed.agent.clone(),
-        success: matches!(code.as_str(), OK | NOT_MODIFIED),
-        code: code.clone(),
+        success: matches!(&*code, OK | NOT_MODIFIED),
+        code: code.into_owned(),
         decision: decision.and_then(|index| packed.decisions.get(index)).map(|decision| log_decision(packed, decision)),
         duration_ms,
-        request_id: packed.request.clone(),
+        request_id: row.request_id.clone(),
         batch: packed.batch.map(|size| LogBatch { index, size }),
         details: packed.details.clone(),
-    })
+    }
 }
 
 fn log_decision(packed: &Packed, decision: &PackedDecision) -> LogDecision {
@@ -179,7 +180,7 @@ mod tests {
         audit::{Entry, Event, pack},
         domain::{
             AuditPlace, AuditRow, Decision, FieldFilter, InputRead, ModuleRef, ReceiptSlot, RequestContext, SecretPath,
-            Verdict, Version,
+            TenantId, Verdict, Version,
         },
     };
 
@@ -240,6 +241,48 @@ mod tests {
         assert_eq!(decision.inputs["principal.id"], "sa:x");
         assert_eq!(decision.obligations.only_fields.as_deref(), Some(&["id".to_owned()][..]));
         assert_eq!(decision.dissent, [LogDissent { module: "next".into(), would: "deny".into() }]);
-        assert_eq!(unpack(&stored(AuditRow { body: b"{}".to_vec(), ..row })), None);
+        let entry = Entry { events: vec![], ..Entry::new(&context, "checkpoint", Duration::ZERO) };
+        assert_eq!(unpack(&stored(pack(entry))), Some(vec![]));
+    }
+
+    fn row(body: &str) -> StoredAuditRow {
+        let row = AuditRow {
+            at: Timestamp::from_micros(5),
+            tenant: TenantId::parse("default"),
+            identity_id: Some("sa:x".to_owned()),
+            identity_type: Some("service_account".into()),
+            action: "batch_read".into(),
+            source_ip: Some("10.0.0.1".to_owned()),
+            request_id: "req_1".to_owned(),
+            events: 2,
+            body: body.into(),
+        };
+        StoredAuditRow { place: AuditPlace { chain: 1, number: 9 }, row, link: vec![] }
+    }
+
+    #[test]
+    fn a_row_of_the_first_version_is_unpacked_alike() {
+        let first = row(
+            r#"{"v":1,"at":5,"request":"req_1","action":"batch_read","identity":["sa:x","service_account","default"],
+                "ip":"10.0.0.1","micros":9,"decisions":[{"reason":"ok"}],
+                "events":[["a/b",2,"ok",0],["a/c",2,"ok",0],[null,null,"not_found",null]]}"#,
+        );
+        let second = row(r#"{"v":2,"micros":9,"decisions":[{"reason":"ok"}],
+                "paths":"a/b 2:c ","outcomes":[[2,[2,"ok",0]],[1,[null,"not_found",null]]]}"#);
+        let entries = unpack(&first).unwrap();
+        assert_eq!(entries[1].secret_path.as_deref(), Some("a/c"));
+        assert_eq!((entries.len(), entries[2].code.as_str()), (3, "not_found"));
+        assert_eq!(unpack(&second).unwrap(), entries);
+    }
+
+    #[test]
+    fn what_was_not_packed_is_not_unpacked() {
+        let outcomes =
+            |times: &str| format!(r#"{{"v":2,"micros":9,"paths":"a/b 2:c","outcomes":[[{times},[2,"ok",0]]]}}"#);
+        assert_eq!(unpack(&row(&outcomes("2"))).map(|entries| entries.len()), Some(2));
+        let wrong = ["1", "3", "18446744073709551615"].map(outcomes);
+        for body in wrong.iter().map(String::as_str).chain(["", "{}", r#"{"v":3,"micros":9}"#]) {
+            assert_eq!(unpack(&row(body)), None, "{body}");
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! How the events of a request are packed into one row.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Write, iter::repeat_n, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::log_entry::{LogDissent, LogObligations};
 use crate::domain::{
-    AuditRow, Decision, FieldFilter, Identity, InputRead, ModuleRef, RequestContext, SecretPath, Timestamp, Verdict,
-    Version,
+    AuditRow, Decision, FieldFilter, Identity, InputRead, MAX_PATH_BYTES, ModuleRef, RequestContext, SecretPath,
+    Timestamp, Verdict, Version,
 };
 
 /// Hexadecimal digits of a digest of policies that each row repeats: enough to tell all that ever served apart.
@@ -77,17 +77,14 @@ impl Event {
     }
 }
 
-/// The packed form. Short names, since it is written at every request; a decision shared by many paths stands once.
-#[derive(Serialize, Deserialize)]
+/// The version of the packed form that is written.
+const PACKED: u8 = 2;
+
+/// The packed form. Short, since it is written at every request: what the row's columns say is not said again, a decision
+/// or an outcome shared by many paths stands once, and a path tells only how it differs from the one before.
+#[derive(Default, Serialize, Deserialize)]
 pub(super) struct Packed {
-    pub(super) v: u8,
-    pub(super) at: i64,
-    pub(super) request: String,
-    pub(super) action: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) identity: Option<(String, String, String)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) ip: Option<String>,
+    v: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) agent: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,14 +96,41 @@ pub(super) struct Packed {
     pub(super) micros: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) inputs: Vec<(String, Value)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) decisions: Vec<PackedDecision>,
-    pub(super) events: Vec<PackedEvent>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    paths: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outcomes: Vec<(usize, Outcome)>,
+    /// Version 1 had no paths and outcomes, but these.
+    #[serde(default, skip_serializing)]
+    events: Vec<FirstEvent>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) details: Option<Value>,
 }
 
-/// Path, version, code, index into [`Packed::decisions`].
-pub(super) type PackedEvent = (Option<String>, Option<i64>, String, Option<usize>);
+/// Path, and what is now an [`Outcome`].
+type FirstEvent = (Option<String>, Option<i64>, String, Option<usize>);
+
+/// Version, code, index into [`Packed::decisions`].
+pub(super) type Outcome = (Option<i64>, Cow<'static, str>, Option<usize>);
+
+impl Packed {
+    /// The events, path and outcome. `None` where this is not what [`pack`] makes.
+    pub(super) fn events(&self) -> Option<Vec<(Option<String>, Outcome)>> {
+        match self.v {
+            1 => Some(self.events.iter().cloned().map(|(path, v, code, by)| (path, (v, code.into(), by))).collect()),
+            PACKED if self.outcomes.is_empty() => Some(Vec::new()),
+            PACKED => {
+                let paths = unfold(&self.paths)?;
+                let times = self.outcomes.iter().try_fold(0_usize, |sum, (times, _)| sum.checked_add(*times))?;
+                let outcomes = self.outcomes.iter().flat_map(|(times, outcome)| repeat_n(outcome.clone(), *times));
+                (times == paths.len()).then(|| paths.into_iter().zip(outcomes).collect())
+            }
+            _ => None,
+        }
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct PackedDecision {
@@ -128,28 +152,26 @@ pub(super) struct PackedDecision {
 pub fn pack(entry: Entry<'_>) -> AuditRow {
     let Entry { identity, context, action, generation, policies, batch_size, duration, inputs, events, details } =
         entry;
-    let source_ip = context.source_ip.map(|ip| ip.to_string());
+    let count = events.len();
     let mut packed = Packed {
-        v: 1,
-        at: context.now.micros(),
-        request: context.request_id.to_string(),
-        action: action.to_owned(),
-        identity: identity.map(|who| (who.id.to_string(), who.kind.as_str().to_owned(), who.tenant.to_string())),
-        ip: source_ip.clone(),
+        v: PACKED,
         agent: context.user_agent.clone(),
         generation,
         policies: policies.and_then(|digest| digest.get(..SHORT_DIGEST)).map(str::to_owned),
         batch: batch_size,
         micros: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
         inputs: pack_inputs(inputs),
-        decisions: Vec::new(),
-        events: Vec::with_capacity(events.len()),
+        paths: fold(events.iter().map(|event| event.path.as_ref())),
         details,
+        ..Packed::default()
     };
     for event in events {
         let decision = event.decision.map(|decision| index_of(&mut packed.decisions, decision));
-        let path = event.path.map(|path| path.as_str().to_owned());
-        packed.events.push((path, event.version.map(Version::get), event.code.to_owned(), decision));
+        let outcome = (event.version.map(Version::get), Cow::Borrowed(event.code), decision);
+        match packed.outcomes.last_mut() {
+            Some((times, same)) if *same == outcome => *times += 1,
+            _ => packed.outcomes.push((1, outcome)),
+        }
     }
     AuditRow {
         at: context.now,
@@ -157,12 +179,44 @@ pub fn pack(entry: Entry<'_>) -> AuditRow {
         identity_id: identity.map(|who| who.id.to_string()),
         identity_type: identity.map(|who| Cow::Borrowed(who.kind.as_str())),
         action: Cow::Borrowed(action),
-        source_ip,
+        source_ip: context.source_ip.map(|ip| ip.to_string()),
         request_id: context.request_id.to_string(),
-        events: u32::try_from(packed.events.len()).unwrap_or(u32::MAX),
+        events: u32::try_from(count).unwrap_or(u32::MAX),
         // INVARIANT: the packed form has text keys and plain values alone, so it always serialises.
         body: serde_json::to_vec(&packed).unwrap_or_default(),
     }
+}
+
+/// Paths as one text, parted by spaces: of each, how many bytes it begins with like the one before, a colon, and the rest.
+/// What shares nothing has no number; what is no path is empty. No path holds a space or a colon.
+fn fold<'a>(paths: impl Iterator<Item = Option<&'a SecretPath>>) -> String {
+    let (mut text, mut before) = (String::new(), "");
+    for (index, path) in paths.map(|path| path.map_or("", SecretPath::as_str)).enumerate() {
+        if index > 0 {
+            text.push(' ');
+        }
+        let shared = path.bytes().zip(before.bytes()).take_while(|(here, there)| here == there).count();
+        if shared > 0 {
+            write!(text, "{shared}:").ok();
+        }
+        text.push_str(path.get(shared..).unwrap_or_default());
+        before = path;
+    }
+    text
+}
+
+/// Undoes [`fold`] of one path at least. `None` where this is not its work.
+fn unfold(text: &str) -> Option<Vec<Option<String>>> {
+    let mut before = String::new();
+    let unfolded = |part: &str| {
+        if let Some((shared, rest)) = part.split_once(':') {
+            before = format!("{}{rest}", before.get(..shared.parse().ok()?)?);
+        } else {
+            part.clone_into(&mut before);
+        }
+        (before.len() <= MAX_PATH_BYTES).then(|| Some(before.clone()).filter(|path| !path.is_empty()))
+    };
+    text.split(' ').map(unfolded).collect()
 }
 
 /// Packs what the vault says for itself, and what is no event.
@@ -228,5 +282,40 @@ impl PackedDecision {
                 .iter()
                 .zip(&decision.inputs)
                 .all(|((name, value), now)| *name == now.name && *value == now.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(paths: &[Option<&str>]) -> String {
+        let paths: Vec<_> = paths.iter().map(|path| path.map(|path| SecretPath::parse(path).unwrap())).collect();
+        fold(paths.iter().map(Option::as_ref))
+    }
+
+    #[test]
+    fn folded_paths_unfold() {
+        let cases: [(&[Option<&str>], &str); 6] = [
+            (&[None], ""),
+            (&[None, None], " "),
+            (&[Some("a/b"), Some("a/b")], "a/b 3:"),
+            (&[Some("shop/db"), Some("shop/mail"), None, Some("shop/mail")], "shop/db 5:mail  shop/mail"),
+            (&[Some("a/b/c"), Some("a/b"), Some("a/b/d")], "a/b/c 3: 3:/d"),
+            (&[Some("1/2"), Some("13"), Some("x")], "1/2 1:3 x"),
+        ];
+        for (paths, text) in cases {
+            assert_eq!(folded(paths), text);
+            let unfolded = unfold(text).unwrap();
+            assert_eq!(unfolded.iter().map(Option::as_deref).collect::<Vec<_>>(), paths);
+        }
+    }
+
+    #[test]
+    fn what_was_not_folded_does_not_unfold() {
+        let long = "x".repeat(MAX_PATH_BYTES);
+        for text in ["1:a", "a/b 4:c", "a x:b", "a -1:b", "a :b", &format!("{long} {MAX_PATH_BYTES}:y")] {
+            assert_eq!(unfold(text), None, "{text}");
+        }
     }
 }
