@@ -298,8 +298,8 @@ pub trait SecretStore: Send + Sync {
     /// The notes of what was removed from the audit log.
     async fn tombstones(&self) -> StoreResult<Vec<String>>;
 
-    /// The chains, at their last checkpoints.
-    async fn chains(&self) -> StoreResult<Vec<ChainHead>>;
+    /// The audit log's chains.
+    async fn chains(&self) -> StoreResult<Vec<u32>>;
 
     /// How many rows of the audit log stand where the vault writes none.
     async fn misplaced_audit_rows(&self) -> StoreResult<u64>;

@@ -39,8 +39,8 @@ pub trait Backend: Database<Row: Columns> {
     /// [`head_columns`] and [`version_columns`]. Where versions have lost their head, a row of nulls says so: it must not
     /// look as if nothing were there.
     const GET_MANY: &'static str;
-    /// Whether one server alone writes, over one connection.
-    const SOLE_WRITER: bool;
+    /// The audit log's one chain, where one server alone writes, over one connection.
+    const SOLE_CHAIN: Option<u32>;
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
     /// database lets only one transaction write.
     const LOCK_SECRET: Option<&'static str>;
@@ -230,7 +230,7 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
          WHERE s.path IS NOT NULL
             OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = wanted.value)"
     );
-    const SOLE_WRITER: bool = true;
+    const SOLE_CHAIN: Option<u32> = Some(CHAIN);
     const LOCK_SECRET: Option<&'static str> = None;
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
     const HOLD_VALUES: Option<&'static str> = None;
@@ -267,9 +267,8 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
         Ok(checkpoint?.int(0)? == 0)
     }
 
-    /// There is one server, and so one chain.
     async fn claim_chain(_: &mut SqliteConnection, _: Option<u32>) -> StoreResult<u32> {
-        Ok(1)
+        Ok(CHAIN)
     }
 });
 
@@ -298,7 +297,7 @@ driver!(Postgres, PgConnection, PgRow, {
               WHERE s.path IS NULL AND tenant = $1 AND path = wanted.path LIMIT 1) AS left_over ON true
          WHERE s.path IS NOT NULL OR left_over.behind"
     );
-    const SOLE_WRITER: bool = false;
+    const SOLE_CHAIN: Option<u32> = None;
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
     const LOCK_SECRET: Option<&'static str> =
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
@@ -348,6 +347,8 @@ driver!(Postgres, PgConnection, PgRow, {
     }
 });
 
+/// SQLite's chain.
+const CHAIN: u32 = 1;
 /// How long SQLite waits for a lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the writer waits for readers before it empties the write-ahead log, in milliseconds.

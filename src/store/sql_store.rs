@@ -120,8 +120,8 @@ impl<B: Backend> SecretStore for SqlStore<B> {
         Tables::<B>(&mut *self.reader().await?).chain_head(chain).await
     }
 
-    async fn chains(&self) -> StoreResult<Vec<ChainHead>> {
-        Tables::<B>(&mut *self.reader().await?).other_chains(0).await
+    async fn chains(&self) -> StoreResult<Vec<u32>> {
+        Tables::<B>(&mut *self.reader().await?).chains().await
     }
 
     async fn misplaced_audit_rows(&self) -> StoreResult<u64> {

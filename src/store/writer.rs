@@ -207,7 +207,7 @@ impl<B: Backend> Writer<B> {
                 self.line = None;
             }
         }
-        if !B::SOLE_WRITER {
+        if B::SOLE_CHAIN.is_none() {
             // Two servers take the locks of several secrets in one order, so neither waits for the other for ever.
             group.sort_by(|a, b| a.secret().cmp(&b.secret()));
         }
@@ -243,10 +243,18 @@ impl<B: Backend> Writer<B> {
         // Who gave up while the connection was made was told that nothing was done.
         group.retain(Job::is_awaited);
         let rows: Vec<&AuditRow> = group.iter().filter_map(Job::row).collect();
-        if !(1..=AT_ONCE).contains(&rows.len()) || rows.len() < group.len() || log.is_due_after(&rows) {
+        // A checkpoint may have to follow.
+        if !(1..AT_ONCE).contains(&rows.len()) || rows.len() < group.len() {
             return Ok(None);
         }
-        let next = log.follow(&**chain, rows.into_iter().map(Cow::Borrowed));
+        let mut next = log.follow(&**chain, rows.into_iter().map(Cow::Borrowed));
+        let checkpointed = next.log.is_due();
+        if checkpointed {
+            if B::SOLE_CHAIN.is_none() {
+                return Ok(None);
+            }
+            next.check(&**chain, &[]);
+        }
         let mut tables = Tables::<B>(&mut line.connection);
         let (appended, receipt) = join!(tables.append(&next.rows), async { chain.receipt(&next.log.head) });
         match appended {
@@ -259,7 +267,7 @@ impl<B: Backend> Writer<B> {
         self.newest = Some(next.log.head);
         *log = next.log;
         let replies = group.drain(..).filter_map(Job::into_receipted).collect();
-        Ok(Some(Done { replies, receipt, checkpointed: false }))
+        Ok(Some(Done { replies, receipt, checkpointed }))
     }
 
     async fn transact(&mut self, line: &mut Line<B>, group: Vec<Job>) -> StoreResult<Done> {
@@ -401,11 +409,6 @@ impl Log {
             || (self.events_since_checkpoint > 0 && self.checkpoint_at.elapsed() >= CHECKPOINT_AFTER)
     }
 
-    fn is_due_after(&self, rows: &[&AuditRow]) -> bool {
-        let events = rows.iter().map(|row| u64::from(row.events)).sum::<u64>();
-        Self { events_since_checkpoint: self.events_since_checkpoint + events, ..*self }.is_due()
-    }
-
     /// The rows in their places, each hanging from the one before.
     fn follow<'a>(&self, chain: &dyn Chain, rows: impl ExactSizeIterator<Item = Cow<'a, AuditRow>>) -> Next<'a> {
         let log = Self { ..*self };
@@ -509,7 +512,9 @@ async fn perform<B: Backend>(
         }
         Job::StartLog(_, answer) => Ok(settle(head.ok_or(StoreError::NoLog), answer)),
         // Where nobody else writes, the database fails a change as it would fail any other: with the group.
-        job if alone || (B::SOLE_WRITER && matches!(job, Job::Commit(..))) => attempt::<B>(job, group, rows).await,
+        job if alone || (B::SOLE_CHAIN.is_some() && matches!(job, Job::Commit(..))) => {
+            attempt::<B>(job, group, rows).await
+        }
         job => {
             B::execute(group, "SAVEPOINT job", &[]).await?;
             let before = rows.len();
@@ -537,7 +542,7 @@ async fn attempt<B: Backend>(
                 rows.push(row);
                 Some(with_receipt(outcome, answer))
             }
-            Err(error @ StoreError::Database(_)) if B::SOLE_WRITER => return Err(error),
+            Err(error @ StoreError::Database(_)) if B::SOLE_CHAIN.is_some() => return Err(error),
             // It has written nothing, or has undone it.
             Err(error) => settle(Err(error), answer),
         },

@@ -28,7 +28,7 @@ impl Vault {
         let tombstones = within(DEADLINE, self.store.tombstones()).await?;
         let gone = Removed::read(&tombstones, &self.audit_keys.verifying_key()).until;
         let mut removed = 0;
-        for ChainHead { place: AuditPlace { chain, .. }, .. } in within(DEADLINE, self.store.chains()).await? {
+        for chain in within(DEADLINE, self.store.chains()).await? {
             let mut begin = gone.get(&chain).copied().unwrap_or(ChainHead::origin(chain));
             while let Some(until) = self.old_rows(begin, cutoff).await? {
                 let rows = until.place.number.abs_diff(begin.place.number);
