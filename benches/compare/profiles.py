@@ -32,7 +32,9 @@ PARTS = [
     ("HTTP: sockets", ["poll_flush", "poll_write", "poll_read", "tcp_", "sock_"]),
     ("HTTP: the rest", ["hyper::", "axum", "portcullis::http", "http::"]),
     ("runtime: tasks and threads", ["tokio", "start_thread", "clone3", "schedule", "futex"]),
+    ("elsewhere", [""]),
 ]
+COLOURS = {part: f"hsl({at * 360 // len(PARTS)},65%,72%)" for at, (part, _) in enumerate(PARTS)}
 
 
 def profile(bench):
@@ -87,7 +89,7 @@ def shares(stacks):
 
 
 def part_of(text):
-    return next((part for part, words in PARTS if any(word in text for word in words)), "elsewhere")
+    return next(part for part, words in PARTS if any(word in text for word in words))
 
 
 def draw(stacks, file, title):
@@ -108,8 +110,7 @@ def draw(stacks, file, title):
                     below.append((left, (*path, name), following[name]))
                 left += share
         level, deepest = below, deepest + 1
-    colours = enumerate([*(part for part, _ in PARTS), "elsewhere"])
-    legend = "".join(f'<tspan fill="{colour(at)}">■</tspan> {html.escape(part)}  ' for at, part in colours)
+    legend = "".join(f'<tspan fill="{colour}">■</tspan> {html.escape(part)}  ' for part, colour in COLOURS.items())
     height = (deepest + 2) * ROW
     file.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="9">\n'
@@ -120,23 +121,17 @@ def draw(stacks, file, title):
 
 def shape(left, depth, share, path):
     """A frame as a rectangle with its name, which a browser shows in full when it is pointed at."""
-    part = part_of(";".join(path))
-    at = next((at for at, (name, _) in enumerate(PARTS) if name == part), len(PARTS))
     name, wide = path[-1], share * WIDTH
     shown = name[:int(wide / 5)] if wide > 30 else ""
     return (f'<g><title>{html.escape(name)}: {100 * share:.1f} %</title><rect x="{left * WIDTH:.1f}" '
-            f'y="{(depth + 2) * ROW}" width="{wide:.1f}" height="{ROW - 1}" fill="{colour(at)}"/>'
+            f'y="{(depth + 2) * ROW}" width="{wide:.1f}" height="{ROW - 1}" fill="{COLOURS[part_of(";".join(path))]}"/>'
             f'<text x="{left * WIDTH + 2:.1f}" y="{(depth + 2) * ROW + 10}">{html.escape(shown)}</text></g>')
-
-
-def colour(at):
-    return "#ddd" if at == len(PARTS) else f"hsl({at * 360 // len(PARTS)},65%,72%)"
 
 
 def table(found):
     kinds = list(found)
     rows = []
-    for part in [*(part for part, _ in PARTS), "elsewhere"]:
+    for part in COLOURS:
         cells = []
         for micros, parts in found.values():
             share = parts.get(part, 0)
