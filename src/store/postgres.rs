@@ -35,7 +35,7 @@ impl PostgresStore {
         migrate(&options).await?;
         let options = options.options(SESSION);
         let readers = pool(options.clone(), max_connections).await?;
-        let writer = WriterHandle::start::<Postgres>(options, Box::new(|| Ok(())), None);
+        let writer = WriterHandle::start::<Postgres>(options, Box::new(|| Ok(())), None)?;
         Ok(Self { readers, writer, cache: None, _lock: None })
     }
 

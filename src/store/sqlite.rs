@@ -65,7 +65,7 @@ impl SqliteStore {
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
-        let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone());
+        let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }
 

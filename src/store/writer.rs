@@ -1,13 +1,19 @@
-//! The one task of a server that writes. It commits for all who wait, chains the rows that they leave in the audit log,
+//! The one thread of a server that writes. It commits for all who wait, chains the rows that they leave in the audit log,
 //! and answers them after both are durable.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use sqlx::{ConnectOptions, Connection};
 use tokio::{
-    join,
+    join, runtime,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::spawn_blocking,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -60,21 +66,34 @@ pub type InPlace = Box<dyn FnMut() -> StoreResult<()> + Send>;
 /// The way to the writer.
 pub struct WriterHandle {
     jobs: mpsc::Sender<Job>,
-    task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl WriterHandle {
-    /// Starts the writer.
-    pub fn start<B: Backend>(options: OptionsOf<B>, in_place: InPlace, cache: Option<Arc<RecordCache>>) -> Self {
+    /// Starts the writer, on a thread of its own: it does not wait in line behind the requests that are worked on.
+    ///
+    /// # Errors
+    ///
+    /// Where the system has no thread to give.
+    pub fn start<B: Backend>(
+        options: OptionsOf<B>,
+        in_place: InPlace,
+        cache: Option<Arc<RecordCache>>,
+    ) -> StoreResult<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Writer::<B> { options, in_place, cache, chain: None, line: None, newest: None, unsynced: false };
-        Self { jobs, task: tokio::sync::Mutex::new(Some(tokio::spawn(writer.run(queue)))) }
+        let thread = || -> io::Result<_> {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name("writer".to_owned()).spawn(move || runtime.block_on(writer.run(queue)))
+        };
+        let thread = thread().map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
     }
 
     /// The way to no writer: every job is refused.
     pub fn none() -> Self {
         let (jobs, _) = mpsc::channel(1);
-        Self { jobs, task: tokio::sync::Mutex::new(None) }
+        Self { jobs, thread: Mutex::new(None) }
     }
 
     /// Hands a job in and waits for its answer.
@@ -86,10 +105,9 @@ impl WriterHandle {
 
     /// Lets the writer finish what it was handed, and waits for its end.
     pub async fn close(&self) {
-        if self.jobs.send(Job::Close).await.is_ok()
-            && let Some(task) = self.task.lock().await.take()
-        {
-            task.await.ok();
+        if self.jobs.send(Job::Close).await.is_ok() {
+            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            spawn_blocking(|| thread.map(thread::JoinHandle::join)).await.ok();
         }
     }
 }
