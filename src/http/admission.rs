@@ -14,10 +14,13 @@ use tokio::{
 
 /// How long a request waits for a place.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long those who are turned away are kept waiting for the word at most, where they are many; at least half of it.
-const PENANCE: Duration = Duration::from_secs(1);
-/// In how many steps the time between the two is gone through, so that they do not all come back together.
-const STEPS: u32 = 32;
+/// How long those who are turned away are kept waiting for the word at most, where they are many; at least a quarter of it.
+/// The further apart they come back, the fewer are there at one time.
+const PENANCE: Duration = Duration::from_secs(2);
+/// In how many steps the time between the two is gone through.
+const STEPS: u32 = 256;
+/// The time in which they are counted.
+const COUNTED: Duration = Duration::from_secs(1);
 /// How many are kept waiting, for each place. Each keeps its connection.
 const KEPT_WAITING: usize = 64;
 /// How many places there are for each processor: enough that some wait for the disk while others are worked on.
@@ -80,14 +83,14 @@ impl Places {
         }
         if let Ok(_kept) = self.kept_waiting.try_acquire() {
             let step = u32::try_from(before % STEPS as usize).unwrap_or_default();
-            sleep(PENANCE / 2 + PENANCE / 2 * step / STEPS).await;
+            sleep(PENANCE / 4 + PENANCE * 3 / 4 * step / STEPS).await;
         }
     }
 
     /// How many were turned away in this second before.
     fn turned_away_before(&self) -> usize {
         let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-        if turned_away.since.elapsed() >= PENANCE {
+        if turned_away.since.elapsed() >= COUNTED {
             *turned_away = TurnedAway { since: Instant::now(), count: 0 };
         }
         turned_away.count += 1;
