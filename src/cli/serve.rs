@@ -4,13 +4,14 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use tokio::{net::TcpListener, signal::unix};
+use tokio::signal::unix;
 use tokio_util::sync::CancellationToken;
 
 use super::{CommandResult, ConfigFile, samples};
 use crate::{
     config::{Config, LogFormat},
     crypto::{RootKey, RootKeySource},
+    http::listen,
     policy::{THIS_PROGRAM, Trigger},
     server::{House, Server, StartError, SystemEntropy},
     telemetry::start_log,
@@ -54,7 +55,7 @@ pub async fn run(args: ServeArgs) -> CommandResult {
     let root = root_key(&config, args.dev)?;
     // The socket for the operator is there too.
     make_private(&config.store.data_dir);
-    let listener = listen(config.listen).await?;
+    let listener = listen(config.listen).map_err(|error| StartError::Listen(config.listen, error))?;
     let address = listener.local_addr()?;
     let house = match root {
         Some(root) => {
@@ -121,10 +122,6 @@ fn root_key(config: &Config, dev: bool) -> Result<Option<RootKey>, StartError> {
 fn make_private(directory: &std::path::Path) {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).ok();
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen(address, error))
 }
 
 async fn stop_on_signal(shutdown: CancellationToken) {

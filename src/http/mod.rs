@@ -29,7 +29,7 @@ use prometheus_client::registry::Registry;
 pub use limits::Category;
 pub use local::{LocalDoor, SOCKET, SealStatus, Warden};
 pub use openapi::Document;
-pub use serve::{ServeLimits, TlsError, serve, tls_config};
+pub use serve::{ServeLimits, TlsError, listen, serve, tls_config};
 pub use shell::Shell;
 
 use crate::{

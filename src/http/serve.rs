@@ -27,7 +27,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
     time::{Instant, Sleep, sleep, sleep_until, timeout},
@@ -51,6 +51,10 @@ pub const MAX_HEAD_BYTES: usize = 32 * 1024;
 
 /// Most bytes a connection buffers in each direction. Bounds a head that never ends, and the memory of 10,000 clients.
 const MAX_BUFFER_BYTES: usize = 2 * MAX_HEAD_BYTES;
+
+/// How many clients may wait to be accepted, if the system allows as many (on Linux `net.core.somaxconn`, 4,096 by
+/// default). For one more, the handshake comes to nothing, and its system tries again after a second.
+const BACKLOG: u32 = 4_096;
 
 /// How long a client may take over each thing it does, and how many clients there may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +143,19 @@ fn certificate_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     let chain: Vec<_> =
         CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<_, _>>().map_err(unreadable)?;
     if chain.is_empty() { Err(TlsError::NoCertificate(path.to_owned())) } else { Ok(chain) }
+}
+
+/// Opens a socket for [`serve`].
+///
+/// # Errors
+///
+/// As the system says: the address is taken, or not this machine's.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Who starts again takes the address over from its last connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves `app` on `listener` until `shutdown`, then drains: no new connection, idle ones closed at once, requests in

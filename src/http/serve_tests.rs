@@ -1,6 +1,13 @@
 //! Real sockets against [`serve`], with limits of milliseconds. Each test fails by its own clock ([`soon`]).
 
-use std::{fs, future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    future::pending,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -9,9 +16,10 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::Notify,
     task::JoinHandle,
     time::{Instant, interval, timeout},
@@ -24,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const FAR: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(100);
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -48,12 +57,12 @@ struct Running {
 }
 
 impl Running {
-    async fn start(app: Router, limits: ServeLimits) -> Self {
-        Self::start_with(app, limits, None).await
+    fn start(app: Router, limits: ServeLimits) -> Self {
+        Self::start_with(app, limits, None)
     }
 
-    async fn start_with(app: Router, limits: ServeLimits, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    fn start_with(app: Router, limits: ServeLimits, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = listen(LOCAL).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, tls, app, limits, shutdown.clone()));
@@ -67,6 +76,21 @@ impl Running {
 
 fn hello() -> Router {
     Router::new().route("/", get(async || "hello")).route("/echo", post(async |body: Bytes| body))
+}
+
+/// Where there is no room, the client's system tries again after a second.
+#[tokio::test]
+async fn many_wait_to_be_accepted() {
+    let allowed: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let listener = listen(LOCAL).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..allowed.min(2_000) {
+        let connecting = timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
+        waiting.push(connecting.unwrap_or_else(|_| panic!("the one after {} finds no room", waiting.len())).unwrap());
+    }
 }
 
 /// What a test waits for must come long before this.
@@ -113,7 +137,7 @@ async fn drip(stream: TcpStream, text: &[u8]) -> bool {
 
 #[tokio::test]
 async fn a_client_that_says_nothing_is_closed() {
-    let running = Running::start(hello(), ServeLimits { header_timeout: SHORT, ..lenient() }).await;
+    let running = Running::start(hello(), ServeLimits { header_timeout: SHORT, ..lenient() });
     let begun = Instant::now();
     assert_eq!(rest(&mut running.connect().await).await, "");
     assert!(begun.elapsed() >= SHORT);
@@ -121,7 +145,7 @@ async fn a_client_that_says_nothing_is_closed() {
 
 #[tokio::test]
 async fn a_dripping_first_head_is_closed() {
-    let running = Running::start(hello(), ServeLimits { header_timeout: SHORT, ..lenient() }).await;
+    let running = Running::start(hello(), ServeLimits { header_timeout: SHORT, ..lenient() });
     let begun = Instant::now();
     assert!(drip(running.connect().await, &b"GET / HTTP/1.1\r\nx: ".repeat(100)).await);
     assert!(begun.elapsed() >= SHORT);
@@ -129,7 +153,7 @@ async fn a_dripping_first_head_is_closed() {
 
 #[tokio::test]
 async fn a_dripping_later_head_is_closed() {
-    let running = Running::start(hello(), ServeLimits { header_timeout: 3 * SHORT, ..lenient() }).await;
+    let running = Running::start(hello(), ServeLimits { header_timeout: 3 * SHORT, ..lenient() });
     let mut stream = running.connect().await;
     exchange(&mut stream, GET, "hello").await;
     assert!(drip(stream, &b"GET / HTTP/1.1\r\nx: ".repeat(100)).await);
@@ -137,7 +161,7 @@ async fn a_dripping_later_head_is_closed() {
 
 #[tokio::test]
 async fn a_dripping_body_is_closed() {
-    let running = Running::start(hello(), ServeLimits { body_timeout: SHORT, ..lenient() }).await;
+    let running = Running::start(hello(), ServeLimits { body_timeout: SHORT, ..lenient() });
     let mut stream = running.connect().await;
     stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n").await.unwrap();
     assert!(drip(stream, &[b'a'; 2000]).await);
@@ -146,7 +170,7 @@ async fn a_dripping_body_is_closed() {
 #[tokio::test]
 async fn an_idle_connection_lives_past_the_header_timeout_and_ends_at_the_idle_timeout() {
     let limits = ServeLimits { header_timeout: 3 * SHORT, idle_timeout: 9 * SHORT, ..lenient() };
-    let running = Running::start(hello(), limits).await;
+    let running = Running::start(hello(), limits);
     let mut stream = running.connect().await;
     exchange(&mut stream, GET, "hello").await;
     let idle = Instant::now();
@@ -157,7 +181,7 @@ async fn an_idle_connection_lives_past_the_header_timeout_and_ends_at_the_idle_t
 #[tokio::test]
 async fn a_kept_alive_connection_serves_again_and_again() {
     let limits = ServeLimits { header_timeout: 3 * SHORT, ..lenient() };
-    let running = Running::start(hello(), limits).await;
+    let running = Running::start(hello(), limits);
     let mut stream = running.connect().await;
     let mut tick = interval(4 * SHORT);
     for _ in 0..4 {
@@ -186,7 +210,7 @@ async fn a_handler_may_take_longer_than_any_limit_on_the_client() {
         write_timeout: SHORT,
         ..lenient()
     };
-    let running = Running::start(slow, limits).await;
+    let running = Running::start(slow, limits);
     exchange(&mut running.connect().await, GET, "slow").await;
 }
 
@@ -195,7 +219,7 @@ async fn a_handler_may_take_longer_than_any_limit_on_the_client() {
 async fn a_client_that_does_not_read_is_cut_off() {
     let large = hello().route("/large", get(async || vec![b'a'; 64 << 20]));
     let limits = ServeLimits { write_timeout: SHORT, max_connections: 1, ..lenient() };
-    let running = Running::start(large, limits).await;
+    let running = Running::start(large, limits);
     let mut deaf = running.connect().await;
     deaf.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     exchange(&mut running.connect().await, GET, "hello").await;
@@ -204,7 +228,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
 
 #[tokio::test]
 async fn accepting_pauses_at_the_cap() {
-    let running = Running::start(hello(), ServeLimits { max_connections: 1, ..lenient() }).await;
+    let running = Running::start(hello(), ServeLimits { max_connections: 1, ..lenient() });
     let mut first = running.connect().await;
     exchange(&mut first, GET, "hello").await;
     let mut second = running.connect().await;
@@ -216,7 +240,7 @@ async fn accepting_pauses_at_the_cap() {
 
 #[tokio::test]
 async fn heads_are_limited() {
-    let running = Running::start(hello(), lenient()).await;
+    let running = Running::start(hello(), lenient());
     let head = |headers: String| format!("GET / HTTP/1.1\r\nhost: x\r\n{headers}\r\n").into_bytes();
     let many = |count: usize| "x: y\r\n".repeat(count);
     let large = |bytes: usize| format!("x: {}\r\n", "y".repeat(bytes));
@@ -234,7 +258,7 @@ async fn heads_are_limited() {
 #[tokio::test]
 async fn handlers_know_the_client() {
     let app = Router::new().route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("{{{peer}}}")));
-    let running = Running::start(app, lenient()).await;
+    let running = Running::start(app, lenient());
     let mut stream = running.connect().await;
     let expected = format!("{{{}}}", stream.local_addr().unwrap());
     assert!(exchange(&mut stream, GET, "}").await.ends_with(&expected));
@@ -243,7 +267,7 @@ async fn handlers_know_the_client() {
 #[tokio::test]
 async fn bodies_arrive_whole() {
     let app = hello().layer(DefaultBodyLimit::disable());
-    let running = Running::start(app, lenient()).await;
+    let running = Running::start(app, lenient());
     let body = "a".repeat(1 << 20) + "z";
     let request = format!("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let mut stream = running.connect().await;
@@ -253,7 +277,7 @@ async fn bodies_arrive_whole() {
 #[tokio::test]
 async fn a_panic_costs_one_connection() {
     let app = hello().route("/panic", get(async || -> &str { panic!("on purpose") }));
-    let running = Running::start(app, lenient()).await;
+    let running = Running::start(app, lenient());
     let mut unlucky = running.connect().await;
     unlucky.write_all(b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(rest(&mut unlucky).await, "");
@@ -275,7 +299,7 @@ fn waiting() -> (Router, Arc<Notify>, Arc<Notify>) {
 #[tokio::test]
 async fn shutdown_finishes_requests_in_flight_and_closes_the_rest() {
     let (app, begun, go_on) = waiting();
-    let running = Running::start(app, lenient()).await;
+    let running = Running::start(app, lenient());
     let (mut idle, mut silent, mut partial, mut busy) =
         (running.connect().await, running.connect().await, running.connect().await, running.connect().await);
     exchange(&mut idle, GET, "hello").await;
@@ -300,7 +324,7 @@ async fn shutdown_finishes_requests_in_flight_and_closes_the_rest() {
 #[tokio::test]
 async fn shutdown_does_not_wait_longer_than_the_drain_timeout() {
     let (app, begun, _never) = waiting();
-    let running = Running::start(app, ServeLimits { drain_timeout: SHORT, ..lenient() }).await;
+    let running = Running::start(app, ServeLimits { drain_timeout: SHORT, ..lenient() });
     let mut busy = running.connect().await;
     busy.write_all(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     soon(begun.notified()).await;
@@ -311,7 +335,7 @@ async fn shutdown_does_not_wait_longer_than_the_drain_timeout() {
 
 #[tokio::test]
 async fn shutdown_reaches_a_server_at_its_cap() {
-    let running = Running::start(hello(), ServeLimits { max_connections: 1, ..lenient() }).await;
+    let running = Running::start(hello(), ServeLimits { max_connections: 1, ..lenient() });
     let mut only = running.connect().await;
     exchange(&mut only, GET, "hello").await;
     running.shutdown.cancel();
@@ -368,7 +392,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 #[tokio::test]
 async fn tls_serves_http_1_1() {
     let certificate = Certificate::new();
-    let running = Running::start_with(hello(), lenient(), Some(certificate.server())).await;
+    let running = Running::start_with(hello(), lenient(), Some(certificate.server()));
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = soon(certificate.client().connect(name, running.connect().await)).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"http/1.1".as_slice()));
@@ -380,7 +404,7 @@ async fn tls_serves_http_1_1() {
 #[tokio::test]
 async fn a_stalled_handshake_is_closed() {
     let limits = ServeLimits { tls_handshake_timeout: SHORT, ..lenient() };
-    let running = Running::start_with(hello(), limits, Some(Certificate::new().server())).await;
+    let running = Running::start_with(hello(), limits, Some(Certificate::new().server()));
     assert_eq!(rest(&mut running.connect().await).await, "");
     // A record of 512 bytes with the beginning of a client hello, byte by byte.
     let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[0; 500]].concat();
@@ -393,7 +417,7 @@ async fn a_stalled_handshake_is_closed() {
 async fn a_silent_client_behind_a_finished_handshake_is_closed() {
     let certificate = Certificate::new();
     let limits = ServeLimits { header_timeout: SHORT, ..lenient() };
-    let running = Running::start_with(hello(), limits, Some(certificate.server())).await;
+    let running = Running::start_with(hello(), limits, Some(certificate.server()));
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = soon(certificate.client().connect(name, running.connect().await)).await.unwrap();
     assert_eq!(rest(&mut stream).await, "");
@@ -401,7 +425,7 @@ async fn a_silent_client_behind_a_finished_handshake_is_closed() {
 
 #[tokio::test]
 async fn shutdown_does_not_wait_for_a_handshake() {
-    let running = Running::start_with(hello(), lenient(), Some(Certificate::new().server())).await;
+    let running = Running::start_with(hello(), lenient(), Some(Certificate::new().server()));
     let mut stream = running.connect().await;
     stream.write_all(&[22]).await.unwrap();
     running.shutdown.cancel();
@@ -431,7 +455,7 @@ async fn a_hanging_handler_ends_with_its_client() {
             pending().await
         }),
     );
-    let running = Running::start(app, lenient()).await;
+    let running = Running::start(app, lenient());
     let mut stream = running.connect().await;
     stream.write_all(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert!(timeout(SHORT, stream.read_u8()).await.is_err());
