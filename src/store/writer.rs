@@ -3,7 +3,6 @@
 
 use std::{
     borrow::Cow,
-    io,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -82,11 +81,17 @@ impl WriterHandle {
     ) -> StoreResult<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Writer::<B> { options, in_place, cache, chain: None, line: None, newest: None, unsynced: false };
-        let thread = || -> io::Result<_> {
-            let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-            thread::Builder::new().name("writer".to_owned()).spawn(move || runtime.block_on(writer.run(queue)))
+        let work = move || match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                runtime.block_on(writer.run(queue));
+                // A look-up of the database's name may have no end.
+                runtime.shutdown_background();
+            }
+            // Without its end of the queue, every job is refused.
+            Err(error) => tracing::error!(%error, "the writer cannot start"),
         };
-        let thread = thread().map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
+        let thread = thread::Builder::new().name("writer".to_owned()).spawn(work);
+        let thread = thread.map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
         Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
     }
 
@@ -261,14 +266,13 @@ impl<B: Backend> Writer<B> {
         // Who gave up while the connection was made was told that nothing was done.
         group.retain(Job::is_awaited);
         let rows: Vec<&AuditRow> = group.iter().filter_map(Job::row).collect();
-        // A checkpoint may have to follow.
-        if !(1..AT_ONCE).contains(&rows.len()) || rows.len() < group.len() {
+        if !(1..=AT_ONCE).contains(&rows.len()) || rows.len() < group.len() {
             return Ok(None);
         }
         let mut next = log.follow(&**chain, rows.into_iter().map(Cow::Borrowed));
         let checkpointed = next.log.is_due();
         if checkpointed {
-            if B::SOLE_CHAIN.is_none() {
+            if B::SOLE_CHAIN.is_none() || next.rows.len() == AT_ONCE {
                 return Ok(None);
             }
             next.check(&**chain, &[]);
