@@ -80,14 +80,21 @@ macro_rules! scans {
 }
 
 impl<B: Backend> Tables<'_, B> {
-    /// Appends rows at their places. A place that is taken is an error.
+    /// Appends rows at their places. A place that is taken is an error, and so is a row that is not there afterwards.
     pub async fn append(&mut self, rows: &[(ChainHead, Cow<'_, AuditRow>)]) -> StoreResult<()> {
         for rows in rows.chunks(AT_ONCE) {
             let sql = B::appends().get(rows.len() - 1).ok_or(StoreError::Damaged("group"))?;
             let args: Vec<Arg<'_>> = rows.iter().flat_map(|(head, row)| arguments(head, row)).collect();
-            self.execute(sql, &args).await?;
+            self.insert(sql, &args, rows.len() as u64).await?;
         }
         Ok(())
+    }
+
+    async fn insert(&mut self, sql: &'static str, args: &[Arg<'_>], rows: u64) -> StoreResult<()> {
+        match self.execute(sql, args).await? {
+            inserted if inserted == rows => Ok(()),
+            _ => Err(StoreError::Damaged("audit log: it does not take what it is given")),
+        }
     }
 
     /// The rows that a query wants.
@@ -144,13 +151,12 @@ impl<B: Backend> Tables<'_, B> {
         Ok(ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? })
     }
 
-    /// The chains that have a checkpoint.
+    /// The log's chains; where there are several, those that have a checkpoint.
     pub async fn chains(&mut self) -> StoreResult<Vec<u32>> {
         if let Some(chain) = B::SOLE_CHAIN {
             return Ok(vec![chain]);
         }
-        let rows = self.fetch("SELECT chain FROM audit_chains ORDER BY chain", &[]).await?;
-        rows.iter().map(|row| narrow(row.int(0)?)).collect()
+        Ok(self.other_chains(0).await?.iter().map(|head| head.place.chain).collect())
     }
 
     /// The last checkpoints of all chains but one.
@@ -211,7 +217,7 @@ impl<B: Backend> Tables<'_, B> {
     pub async fn probe(&mut self) -> StoreResult<()> {
         const PROBE: &str = "INSERT INTO audit_log (chain, number, at, action, request_id, events, body, link)
                              VALUES (0, 0, 0, 'probe', '', 0, $1, $1)";
-        self.execute(PROBE, &[Arg::Blob(&[])]).await?;
+        self.insert(PROBE, &[Arg::Blob(&[])], 1).await?;
         self.execute("DELETE FROM audit_log WHERE chain = 0 AND number = 0", &[]).await.map(drop)
     }
 }
