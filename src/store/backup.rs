@@ -14,7 +14,7 @@ use sqlx::{
 
 use super::{
     StoreError, StoreResult, log_check, migrations,
-    sql::Columns,
+    sql::{CHAIN, Columns},
     sqlite::{DATABASE, SqliteStore, lock, log_of, make_directory, options, private_file},
     tables::Tables,
 };
@@ -93,7 +93,7 @@ impl SqliteStore {
         let count = counted.first().ok_or(StoreError::Damaged("count"))?.int(0)?;
         Ok(Holdings {
             secrets: u64::try_from(count).unwrap_or_default(),
-            head: tables.chain_head(1).await?,
+            head: tables.chain_head(CHAIN).await?,
             checkpoint: checkpoint.first().map(|row| row.blob(0)).transpose()?,
             root: root.first().map(|row| row.blob(0)).transpose()?,
         })

@@ -5,29 +5,25 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-macro_rules! script {
-    ($file:literal) => {
-        include_str!(concat!("migrations/", $file, ".sql"))
+macro_rules! scripts {
+    ($folder:literal) => {
+        [
+            ("vault", include_str!(concat!("migrations/", $folder, "/0001_vault.sql"))),
+            ("vault keys", include_str!(concat!("migrations/", $folder, "/0002_vault_keys.sql"))),
+            ("audit chains", include_str!(concat!("migrations/", $folder, "/0003_audit_chains.sql"))),
+            ("audit rows", include_str!(concat!("migrations/", $folder, "/0004_audit_rows.sql"))),
+        ]
     };
 }
 
 /// What brings an SQLite database to this program's version.
 pub fn sqlite() -> Migrator {
-    migrator([
-        ("vault", script!("sqlite/0001_vault")),
-        ("vault keys", script!("sqlite/0002_vault_keys")),
-        ("audit chains", script!("sqlite/0003_audit_chains")),
-        ("audit rows", script!("sqlite/0004_audit_rows")),
-    ])
+    migrator(scripts!("sqlite"))
 }
 
 /// What brings a PostgreSQL database to this program's version.
 pub fn postgres() -> Migrator {
-    migrator([
-        ("vault", script!("postgres/0001_vault")),
-        ("vault keys", script!("postgres/0002_vault_keys")),
-        ("audit chains", script!("postgres/0003_audit_chains")),
-    ])
+    migrator(scripts!("postgres"))
 }
 
 fn migrator<const N: usize>(scripts: [(&'static str, &'static str); N]) -> Migrator {
@@ -39,7 +35,7 @@ fn migrator<const N: usize>(scripts: [(&'static str, &'static str); N]) -> Migra
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions};
+    use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection, sqlite::SqliteConnectOptions};
 
     use super::*;
 
@@ -48,17 +44,23 @@ mod tests {
         let mut database = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
         let before = Migrator::with_migrations(sqlite().iter().take(3).cloned().collect());
         before.run_direct(None, &mut database, false).await.unwrap();
-        for number in [2, 1, 3] {
+        for n in [2, 1, 3] {
             let sql = format!(
-                "INSERT INTO audit_log VALUES
-                 (1, {number}, 10 - {number}, NULL, NULL, NULL, 'read', NULL, 'req_{number}', 1, x'0{number}', x'ff')"
+                "INSERT INTO audit_log VALUES (1, {n}, 10 - {n}, 'tenant {n}', 'id {n}', 'type {n}', 'action {n}', 'ip {n}',
+                                               'request {n}', 20 + {n}, x'0{n}', x'a{n}')"
             );
             sqlx::query(AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
         }
+        let before = rows(&mut database).await;
         sqlite().run_direct(None, &mut database, false).await.unwrap();
-        let sql = "SELECT number, at, request_id, body FROM audit_log ORDER BY rowid";
-        let rows = sqlx::query_as::<_, (i64, i64, String, Vec<u8>)>(sql).fetch_all(&mut database).await.unwrap();
-        let expected = [1, 2, 3].map(|n: u8| (n.into(), i64::from(10 - n), format!("req_{n}"), vec![n]));
-        assert_eq!(rows, expected);
+        assert_eq!(rows(&mut database).await, before);
+        assert!(before.contains(r#"[1,3,7,"tenant 3","id 3","type 3","action 3","ip 3","request 3",23,"03","A3"]"#));
+    }
+
+    async fn rows(database: &mut SqliteConnection) -> String {
+        const SQL: &str =
+            "SELECT json_group_array(json_array(chain, number, at, tenant, identity_id, identity_type, action,
+                                  source_ip, request_id, events, hex(body), hex(link))) FROM audit_log";
+        sqlx::query_scalar(SQL).fetch_one(database).await.unwrap()
     }
 }

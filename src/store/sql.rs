@@ -348,7 +348,7 @@ driver!(Postgres, PgConnection, PgRow, {
 });
 
 /// SQLite's chain.
-const CHAIN: u32 = 1;
+pub const CHAIN: u32 = 1;
 /// How long SQLite waits for a lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the writer waits for readers before it empties the write-ahead log, in milliseconds.

@@ -17,7 +17,7 @@ use super::{
     StoreError, StoreResult,
     cache::RecordCache,
     log_check, migrations,
-    sql::{BUSY_TIMEOUT, Backend},
+    sql::{BUSY_TIMEOUT, Backend, Columns},
     sql_store::SqlStore,
     writer::{InPlace, WriterHandle},
 };
@@ -62,6 +62,7 @@ impl SqliteStore {
         assert_library(&mut connection).await?;
         settle_log(&mut connection, &log_of(&file)).await?;
         migrate(&mut connection).await?;
+        settle_log(&mut connection, &log_of(&file)).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
@@ -184,5 +185,14 @@ async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
-    Ok(migrations::sqlite().run_direct(None, connection, false).await?)
+    let migrations = migrations::sqlite();
+    // A new database has no such table.
+    let applied = sqlx::query("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut *connection).await.ok();
+    let applied = applied.and_then(|row| usize::try_from(row.int(0).ok()?).ok());
+    if applied.is_some_and(|applied| applied < migrations.iter().count()) {
+        tracing::info!(
+            "the database is brought to this version's form, which may take minutes where its audit log is long"
+        );
+    }
+    Ok(migrations.run_direct(None, connection, false).await?)
 }
