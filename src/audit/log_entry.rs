@@ -121,7 +121,7 @@ pub struct LogBatch {
 #[must_use]
 pub fn unpack(row: &StoredAuditRow) -> Option<Vec<LogEntry>> {
     let packed: Packed = serde_json::from_slice(&row.row.body).ok()?;
-    let events = packed.events()?.into_iter().enumerate();
+    let events = packed.events(usize::try_from(row.row.events).ok()?)?.into_iter().enumerate();
     Some(events.map(|(index, (path, outcome))| log_entry(row, &packed, index, path, outcome)).collect())
 }
 
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(unpack(&stored(pack(entry))), Some(vec![]));
     }
 
-    fn row(body: &str) -> StoredAuditRow {
+    fn row(events: u32, body: &str) -> StoredAuditRow {
         let row = AuditRow {
             at: Timestamp::from_micros(5),
             tenant: TenantId::parse("default"),
@@ -254,7 +254,7 @@ mod tests {
             action: "batch_read".into(),
             source_ip: Some("10.0.0.1".to_owned()),
             request_id: "req_1".to_owned(),
-            events: 2,
+            events,
             body: body.into(),
         };
         StoredAuditRow { place: AuditPlace { chain: 1, number: 9 }, row, link: vec![] }
@@ -263,12 +263,16 @@ mod tests {
     #[test]
     fn a_row_of_the_first_version_is_unpacked_alike() {
         let first = row(
+            3,
             r#"{"v":1,"at":5,"request":"req_1","action":"batch_read","identity":["sa:x","service_account","default"],
                 "ip":"10.0.0.1","micros":9,"decisions":[{"reason":"ok"}],
                 "events":[["a/b",2,"ok",0],["a/c",2,"ok",0],[null,null,"not_found",null]]}"#,
         );
-        let second = row(r#"{"v":2,"micros":9,"decisions":[{"reason":"ok"}],
-                "paths":"a/b 2:c ","outcomes":[[2,[2,"ok",0]],[1,[null,"not_found",null]]]}"#);
+        let second = row(
+            3,
+            r#"{"v":2,"micros":9,"decisions":[{"reason":"ok"}],
+                "paths":"a/b 2:c ","outcomes":[[2,[2,"ok",0]],[1,[null,"not_found",null]]]}"#,
+        );
         let entries = unpack(&first).unwrap();
         assert_eq!(entries[1].secret_path.as_deref(), Some("a/c"));
         assert_eq!((entries.len(), entries[2].code.as_str()), (3, "not_found"));
@@ -279,10 +283,14 @@ mod tests {
     fn what_was_not_packed_is_not_unpacked() {
         let outcomes =
             |times: &str| format!(r#"{{"v":2,"micros":9,"paths":"a/b 2:c","outcomes":[[{times},[2,"ok",0]]]}}"#);
-        assert_eq!(unpack(&row(&outcomes("2"))).map(|entries| entries.len()), Some(2));
+        assert_eq!(unpack(&row(2, &outcomes("2"))).map(|entries| entries.len()), Some(2));
+        assert_eq!(unpack(&row(3, &outcomes("2"))), None);
+        let without_outcomes = r#"{"v":2,"micros":9,"paths":"a/b 2:c"}"#;
         let wrong = ["1", "3", "18446744073709551615"].map(outcomes);
-        for body in wrong.iter().map(String::as_str).chain(["", "{}", r#"{"v":3,"micros":9}"#]) {
-            assert_eq!(unpack(&row(body)), None, "{body}");
+        for body in wrong.iter().map(String::as_str).chain(["", "{}", r#"{"v":3,"micros":9}"#, without_outcomes]) {
+            for events in 0..4 {
+                assert_eq!(unpack(&row(events, body)), None, "{body}");
+            }
         }
     }
 }

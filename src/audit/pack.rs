@@ -116,19 +116,21 @@ type FirstEvent = (Option<String>, Option<i64>, String, Option<usize>);
 pub(super) type Outcome = (Option<i64>, Cow<'static, str>, Option<usize>);
 
 impl Packed {
-    /// The events, path and outcome. `None` where this is not what [`pack`] makes.
-    pub(super) fn events(&self) -> Option<Vec<(Option<String>, Outcome)>> {
-        match self.v {
-            1 => Some(self.events.iter().cloned().map(|(path, v, code, by)| (path, (v, code.into(), by))).collect()),
-            PACKED if self.outcomes.is_empty() => Some(Vec::new()),
+    /// The events, path and outcome. `None` where this does not come to so many.
+    pub(super) fn events(&self, count: usize) -> Option<Vec<(Option<String>, Outcome)>> {
+        let flat = |(path, version, code, by): &FirstEvent| (path.clone(), (*version, code.clone().into(), *by));
+        let events: Vec<_> = match self.v {
+            1 => self.events.iter().map(flat).collect(),
+            PACKED if self.outcomes.is_empty() && self.paths.is_empty() => Vec::new(),
             PACKED => {
-                let paths = unfold(&self.paths)?;
-                let times = self.outcomes.iter().try_fold(0_usize, |sum, (times, _)| sum.checked_add(*times))?;
+                let times = self.outcomes.iter().try_fold(0_usize, |sum, (times, _)| sum.checked_add(*times));
+                let paths = unfold(&self.paths).filter(|paths| times == Some(paths.len()))?;
                 let outcomes = self.outcomes.iter().flat_map(|(times, outcome)| repeat_n(outcome.clone(), *times));
-                (times == paths.len()).then(|| paths.into_iter().zip(outcomes).collect())
+                paths.into_iter().zip(outcomes).collect()
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        (events.len() == count).then_some(events)
     }
 }
 
@@ -287,6 +289,8 @@ impl PackedDecision {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, option, prelude::*};
+
     use super::*;
 
     fn folded(paths: &[Option<&str>]) -> String {
@@ -308,6 +312,15 @@ mod tests {
             assert_eq!(folded(paths), text);
             let unfolded = unfold(text).unwrap();
             assert_eq!(unfolded.iter().map(Option::as_deref).collect::<Vec<_>>(), paths);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_list_of_paths_unfolds(paths in vec(option::of("[a-b0-1]{1,2}(/[a-b0-1]{1,2}){0,3}"), 1..20)) {
+            let paths: Vec<_> = paths.iter().map(Option::as_deref).collect();
+            let unfolded = unfold(&folded(&paths)).unwrap();
+            prop_assert_eq!(unfolded.iter().map(Option::as_deref).collect::<Vec<_>>(), paths);
         }
     }
 
