@@ -3,7 +3,8 @@
 //!     .ci/instructions
 //!
 //! The whole path but the connection: routes, token, policies, store, decryption, audit, answer. What could make one run
-//! differ from the next is taken away: the clocks stand still, the random source is seeded, one thread runs all tasks.
+//! differ from the next is taken away: the clocks stand still, the random source is seeded, one thread runs all tasks. The
+//! store's writer alone has a thread and a clock of its own: a checkpoint of the audit log that time brings may be counted.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets what it does not expect must fail")]
 
@@ -27,7 +28,7 @@ use zeroizing_alloc::ZeroAlloc;
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 
-/// Ten batches have a thousand events, and so one checkpoint of the audit log.
+/// Ten batches have a thousand events, and so one checkpoint of the audit log at least.
 const BATCHES: usize = 50;
 const WARM_UP: usize = 20;
 

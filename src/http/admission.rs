@@ -17,8 +17,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// How long those who are turned away are kept waiting for the word at most, where they are many; at least a quarter of it.
 /// The further apart they come back, the fewer are there at one time.
 const PENANCE: Duration = Duration::from_secs(2);
-/// In how many steps the time between the two is gone through.
+/// In how many steps the time between the two is gone through, and by how many at a time: some, however few come together.
 const STEPS: u32 = 256;
+const STRIDE: usize = 97;
 /// The time in which they are counted.
 const COUNTED: Duration = Duration::from_secs(1);
 /// How many are kept waiting, for each place. Each keeps its connection.
@@ -77,12 +78,9 @@ impl Places {
     /// Waits until somebody may hear that there is no place. In a second, as many as there are places hear it at once: who
     /// asks again without waiting would keep the processors busy with nothing else.
     pub async fn turn_away(&self) {
-        let before = self.turned_away_before();
-        if before < self.number {
-            return;
-        }
+        let Some(many) = self.turned_away_before().checked_sub(self.number) else { return };
         if let Ok(_kept) = self.kept_waiting.try_acquire() {
-            let step = u32::try_from(before % STEPS as usize).unwrap_or_default();
+            let step = u32::try_from(many.wrapping_mul(STRIDE) % STEPS as usize).unwrap_or_default();
             sleep(PENANCE / 4 + PENANCE * 3 / 4 * step / STEPS).await;
         }
     }

@@ -78,16 +78,20 @@ fn hello() -> Router {
     Router::new().route("/", get(async || "hello")).route("/echo", post(async |body: Bytes| body))
 }
 
-/// Where there is no room, the client's system tries again after a second.
+/// More than a listener has room for by its library's default. Where there is no room, the client's system tries again
+/// after a second.
 #[tokio::test]
 async fn many_wait_to_be_accepted() {
     let allowed: usize = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    if allowed <= 1_024 {
+        return eprintln!("not tested: this system lets {allowed} wait");
+    }
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let listener = listen(LOCAL).unwrap();
     let address = listener.local_addr().unwrap();
     let mut waiting = Vec::new();
-    for _ in 0..allowed.min(2_000) {
+    for _ in 0..allowed.min(1_500) {
         let connecting = timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
         waiting.push(connecting.unwrap_or_else(|_| panic!("the one after {} finds no room", waiting.len())).unwrap());
     }
