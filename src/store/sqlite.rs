@@ -61,8 +61,7 @@ impl SqliteStore {
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
         settle_log(&mut connection, &log_of(&file)).await?;
-        migrate(&mut connection).await?;
-        settle_log(&mut connection, &log_of(&file)).await?;
+        migrate(&mut connection, &log_of(&file)).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
@@ -184,15 +183,18 @@ async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
     Ok(())
 }
 
-async fn migrate(connection: &mut SqliteConnection) -> StoreResult<()> {
+async fn migrate(connection: &mut SqliteConnection, log: &Path) -> StoreResult<()> {
     let migrations = migrations::sqlite();
     // A new database has no such table.
     let applied = sqlx::query("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut *connection).await.ok();
     let applied = applied.and_then(|row| usize::try_from(row.int(0).ok()?).ok());
-    if applied.is_some_and(|applied| applied < migrations.iter().count()) {
-        tracing::info!(
-            "the database is brought to this version's form, which may take minutes where its audit log is long"
-        );
+    if applied.is_none_or(|applied| applied >= migrations.iter().count()) {
+        return Ok(migrations.run_direct(None, connection, false).await?);
     }
-    Ok(migrations.run_direct(None, connection, false).await?)
+    tracing::info!(
+        "the database is brought to this version's form, which may take minutes where its audit log is long"
+    );
+    migrations.run_direct(None, &mut *connection, false).await?;
+    // It may hold the whole audit log now.
+    settle_log(connection, log).await
 }
