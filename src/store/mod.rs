@@ -2,6 +2,7 @@
 //! events are made by the caller. Never sees a key or a value.
 
 mod audit_tables;
+mod background;
 mod backup;
 mod cache;
 mod key_tables;

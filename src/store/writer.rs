@@ -10,7 +10,7 @@ use std::{
 
 use sqlx::{ConnectOptions, Connection};
 use tokio::{
-    join, runtime,
+    join,
     sync::{mpsc, oneshot},
     task::spawn_blocking,
     time::{Instant, sleep, timeout, timeout_at},
@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
     audit_tables::AT_ONCE,
+    background,
     cache::RecordCache,
     sql::{BUSY_TIMEOUT, Backend, OptionsOf},
     tables::Tables,
@@ -69,7 +70,8 @@ pub struct WriterHandle {
 }
 
 impl WriterHandle {
-    /// Starts the writer, on a thread of its own: it does not wait in line behind the requests that are worked on.
+    /// Starts the writer, on a thread of its own: it does not wait in line behind the requests that are worked on, nor
+    /// interrupt them.
     ///
     /// # Errors
     ///
@@ -81,16 +83,7 @@ impl WriterHandle {
     ) -> StoreResult<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Writer::<B> { options, in_place, cache, chain: None, line: None, newest: None, unsynced: false };
-        let work = move || match runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => {
-                runtime.block_on(writer.run(queue));
-                // A look-up of the database's name may have no end.
-                runtime.shutdown_background();
-            }
-            // Without its end of the queue, every job is refused.
-            Err(error) => tracing::error!(%error, "the writer cannot start"),
-        };
-        let thread = thread::Builder::new().name("writer".to_owned()).spawn(work);
+        let thread = background::spawn("writer", writer.run(queue));
         let thread = thread.map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
         Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
     }
