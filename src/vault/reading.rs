@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::join;
+
 use super::{Account, Caller, Fault, LookUp, Vault, permission};
 use crate::{
     audit::{self, Event},
@@ -91,23 +93,25 @@ impl Vault {
         known_tags: Vec<String>,
     ) -> ReadOutcome {
         let options = BatchOptions { fail_fast: false, known_tags, size: None };
-        let mut outcomes = self.read_batch(caller, vec![Ok((path, version))], &options).await?;
-        outcomes.pop().unwrap_or(Err(Fault::Unavailable))
+        let only = |mut outcomes: Vec<ReadOutcome>| outcomes.pop().unwrap_or(Err(Fault::Unavailable));
+        self.read_batch(caller, vec![Ok((path, version))], &options, only).await?
     }
 
     /// Reads some secrets: one generation of policies, one snapshot of the store, one call of each module in force for
     /// each path, one append to the audit log. Outcomes come in the order of the question; with `fail_fast` they end
-    /// with the first that failed, and release nothing then.
+    /// with the first that failed, and release nothing then. What is to be answered is made of them while they are put on
+    /// record, and given away after that.
     ///
     /// # Errors
     ///
     /// [`Fault::Unavailable`] where the store, a key or the audit log cannot be had: nothing is released then.
-    pub async fn read_batch(
+    pub async fn read_batch<T>(
         &self,
         caller: &Caller,
         asked: Vec<Asked>,
         options: &BatchOptions,
-    ) -> Result<Vec<ReadOutcome>, Fault> {
+        answer: impl FnOnce(Vec<ReadOutcome>) -> T,
+    ) -> Result<T, Fault> {
         let tenant = &caller.principal.tenant;
         // To stop at the first path that fails, one must know what is there; else only a policy that asks needs to.
         let (mut settled, inputs) = if caller.policies.sees_secrets() || options.fail_fast {
@@ -117,9 +121,13 @@ impl Vault {
         };
         let events = settled.iter_mut().zip(&asked).map(|(settled, asked)| event(settled, asked)).collect();
         let account = Account { action: Action::Read, batch_size: options.size, inputs, events };
-        self.record(caller, account).await?;
+        // The writer has the row before the answer is made.
+        let (recorded, answer) = join!(biased; self.record(caller, account), async {
+            answer(settled.into_iter().map(|settled| settled.outcome).collect())
+        });
+        recorded?;
         tracing::debug!(%tenant, paths = asked.len(), "read");
-        Ok(settled.into_iter().map(|settled| settled.outcome).collect())
+        Ok(answer)
     }
 
     async fn look_up_and_decide(
