@@ -50,7 +50,7 @@ fn main() {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let directory = tempfile::tempdir().unwrap();
         let bench = Bench::new(directory.path()).await;
-        for clients in [1, 16] {
+        for clients in [1, 16, 64] {
             bench.compare(clients).await;
         }
         Bench::pack();
