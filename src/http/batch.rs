@@ -49,15 +49,16 @@ pub async fn read(State(app): State<App>, caller: Caller, _: NoQuery, request: R
     let units = u32::try_from(names.len()).unwrap_or(u32::MAX);
     caller.draw(Category::Read, units)?;
     let options = BatchOptions { fail_fast: body.options.fail_fast, known_tags: Vec::new(), size: Some(names.len()) };
-    let answer = |outcomes: Vec<ReadOutcome>| {
-        let failed = names.iter().zip(&outcomes).find_map(|(name, outcome)| Some((*name, outcome.as_ref().err()?)));
+    let make = |outcomes: Vec<ReadOutcome>| {
+        let mut each = names.iter().zip(&outcomes);
+        let failed = each.find_map(|(name, outcome)| options.fail_fast.then_some((*name, outcome.as_ref().err()?)));
         let answer = match failed {
-            Some((name, fault)) if options.fail_fast => Err(failed_fast(name, fault)),
-            _ => answer(&names, &outcomes, body.options.include_metadata),
+            Some((name, fault)) => Err(failed_fast(name, fault)),
+            None => answer(&names, &outcomes, body.options.include_metadata),
         };
         (released(&outcomes), answer)
     };
-    let read = app.vault.read_batch(&caller.vault, asked, &options, answer).await;
+    let read = app.vault.read_batch(&caller.vault, asked, &options, make).await;
     let released = read.as_ref().map_or(0, |(released, _)| *released);
     caller.give_back(Category::Read, units.saturating_sub(released));
     read?.1

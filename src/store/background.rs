@@ -2,68 +2,59 @@
 
 use std::{io, thread};
 
+#[cfg(target_os = "linux")]
+use thread_priority::{
+    Error, NormalThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id, thread_schedule_policy,
+};
 use tokio::runtime;
 
-/// Runs some work to its end, on a thread of its own that interrupts nobody. What the work starts is like that, too.
+/// What the library takes for niceness 0.
+#[cfg(target_os = "linux")]
+const NICENESS_0: u8 = 49;
+
+/// Runs some work to its end, on a thread of its own that interrupts nobody. The threads that the work starts are like
+/// that, too.
 ///
 /// # Errors
 ///
 /// Where the system has no thread to give.
-pub fn spawn(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    let body = || {
-        interrupt_nobody();
+pub fn spawn(
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    let body = move || {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = stand_back() {
+            tracing::warn!(name, %error, "a thread interrupts those that serve requests");
+        }
         match runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => {
                 runtime.block_on(work);
                 // A look-up of the database's name may have no end.
                 runtime.shutdown_background();
             }
-            Err(error) => tracing::error!(%error, "a thread of the vault's own cannot work"),
+            Err(error) => tracing::error!(name, %error, "a thread cannot work: what it is for will be refused"),
         }
     };
     thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
 /// Lets this thread, and those that it starts, begin when a processor is free or it is their turn, and not at once when
-/// they are woken (`SCHED_BATCH`, sched(7)). To throw a batch off its processor for each commit of the others costs more
+/// they are woken (`SCHED_BATCH`, sched(7)). To throw a request off its processor for each commit of the others costs more
 /// than the commit.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "no library asks for this and nothing else")]
-fn interrupt_nobody() {
-    let priority = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is this thread, and the structure is only read, during the call.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const priority) } != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "the system does not let a thread stand back");
+fn stand_back() -> Result<(), Error> {
+    const ORDINARY: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    const BATCH: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Batch);
+    if thread_schedule_policy()? != ORDINARY {
+        // Somebody chose it for the whole program.
+        return Ok(());
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn interrupt_nobody() {}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, sync::mpsc};
-
-    use super::*;
-
-    /// Field 41 of `proc_pid_stat(5)`, where `SCHED_BATCH` is 3.
-    fn stands_back() -> bool {
-        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
-        let (_, fields) = stat.rsplit_once(')').unwrap();
-        fields.split_whitespace().nth(38).unwrap() == "3"
-    }
-
-    #[test]
-    #[cfg_attr(not(target_os = "linux"), ignore = "threads are not asked for elsewhere")]
-    fn it_and_the_threads_that_it_starts_stand_back() {
-        let (tell, told) = mpsc::channel();
-        let tell_too = tell.clone();
-        let work = async move {
-            tell.send(stands_back()).unwrap();
-            thread::spawn(move || tell_too.send(stands_back()).unwrap()).join().unwrap();
-        };
-        spawn("background", work).unwrap().join().unwrap();
-        assert_eq!(told.iter().collect::<Vec<_>>(), [true, true]);
-        assert!(!stands_back());
-    }
+    let niceness = rustix::process::getpriority_process(None);
+    let ordinary = ThreadPriorityValue::try_from(NICENESS_0).map_err(|_| Error::Priority("out of range"))?;
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(ordinary), BATCH);
+    // The policy is set before the niceness, which is not to change.
+    niceness.and_then(|niceness| rustix::process::setpriority_process(None, niceness)).ok();
+    if thread_schedule_policy()? == BATCH { Ok(()) } else { set }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::join;
+use tokio::try_join;
 
 use super::{Account, Caller, Fault, LookUp, Vault, permission};
 use crate::{
@@ -99,8 +99,8 @@ impl Vault {
 
     /// Reads some secrets: one generation of policies, one snapshot of the store, one call of each module in force for
     /// each path, one append to the audit log. Outcomes come in the order of the question; with `fail_fast` they end
-    /// with the first that failed, and release nothing then. What is to be answered is made of them while they are put on
-    /// record, and given away after that.
+    /// with the first that failed, and release nothing then. `answer` makes of them what is answered, while they are put on
+    /// record, and also where that fails: it does nothing else. What it made is given away once they are on record.
     ///
     /// # Errors
     ///
@@ -121,11 +121,10 @@ impl Vault {
         };
         let events = settled.iter_mut().zip(&asked).map(|(settled, asked)| event(settled, asked)).collect();
         let account = Account { action: Action::Read, batch_size: options.size, inputs, events };
-        // The writer has the row before the answer is made.
-        let (recorded, answer) = join!(biased; self.record(caller, account), async {
-            answer(settled.into_iter().map(|settled| settled.outcome).collect())
-        });
-        recorded?;
+        // As a rule the writer has the row before the answer is made; nothing depends on that.
+        let ((), answer) = try_join!(biased; self.record(caller, account), async {
+            Ok(answer(settled.into_iter().map(|settled| settled.outcome).collect()))
+        })?;
         tracing::debug!(%tenant, paths = asked.len(), "read");
         Ok(answer)
     }

@@ -38,6 +38,13 @@ fn questions(root: &Client, stranger: &Client) -> Vec<(&'static str, RequestBuil
         ("read", root, Method::GET, "/v1/secrets/kept", none.clone()),
         ("absent", root, Method::GET, "/v1/secrets/none", none.clone()),
         ("batch", root, Method::POST, "/v1/secrets/batch", json!({"paths": ["kept", "none"]})),
+        (
+            "batch that fails fast",
+            root,
+            Method::POST,
+            "/v1/secrets/batch",
+            json!({"paths": ["kept", "none"], "options": {"fail_fast": true}}),
+        ),
         ("list", root, Method::GET, "/v1/secrets", none.clone()),
         ("metadata", root, Method::GET, "/v1/metadata/kept", none.clone()),
         ("versions", root, Method::GET, "/v1/versions/kept", none.clone()),
