@@ -58,3 +58,31 @@ fn stand_back() -> Result<(), Error> {
     niceness.and_then(|niceness| rustix::process::setpriority_process(None, niceness)).ok();
     if thread_schedule_policy()? == BATCH { Ok(()) } else { set }
 }
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::mpsc};
+
+    use super::*;
+
+    /// This thread's policy (`SCHED_BATCH` is 3) and niceness: fields 41 and 19 of `proc_pid_stat(5)`.
+    fn standing() -> [String; 2] {
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        [38, 16].map(|field| fields.split_whitespace().nth(field).unwrap().to_owned())
+    }
+
+    #[test]
+    fn it_and_the_threads_that_it_starts_stand_back() {
+        let (tell, told) = mpsc::channel();
+        let tell_too = tell.clone();
+        let work = async move {
+            tell.send(standing()).unwrap();
+            thread::spawn(move || tell_too.send(standing()).unwrap()).join().unwrap();
+        };
+        spawn("background", work).unwrap().join().unwrap();
+        let [_, niceness] = standing();
+        assert_eq!(told.iter().collect::<Vec<_>>(), [["3".to_owned(), niceness.clone()], ["3".to_owned(), niceness]]);
+    }
+}

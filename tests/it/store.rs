@@ -841,35 +841,6 @@ async fn the_log_is_searched_by_every_column(bench: Bench) {
     assert_eq!(limited, [places[6].1, places[3].1]);
 }
 
-/// The threads of this process with such a name: scheduling policy (`SCHED_BATCH` is 3) and niceness, of `proc_pid_stat(5)`.
-#[cfg(target_os = "linux")]
-fn threads(name: &str) -> Vec<(String, String)> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).ok();
-    let stats = tasks.filter_map(|task| stat(task.unwrap())).filter(|stat| stat.contains(&format!("({name}")));
-    let fields = stats.map(|stat| stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect());
-    fields.map(|fields: Vec<String>| (fields[38].clone(), fields[16].clone())).collect()
-}
-
-/// The writer's thread and its database's let those work that serve requests, also after a new connection; readers do not.
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn who_writes_interrupts_nobody() {
-    let bench = Bench::sqlite().await;
-    let stands_back = |(policy, niceness): &(String, String)| policy == "3" && niceness == "0";
-    for _ in 0..2 {
-        bench.put("a").await;
-        bench.get("a", None).await.unwrap();
-        assert!(threads("writer").iter().all(stands_back) && threads("writer").len() == 1);
-        let databases = threads("sqlx-sqlite");
-        assert!(databases.len() > 1 && databases.iter().filter(|one| stands_back(one)).count() == 1, "{databases:?}");
-        // What fails ends the writer's connection.
-        bench.sql("ALTER TABLE audit_log RENAME TO hidden").await;
-        assert!(bench.store().append(audit_row(b"x")).await.is_err());
-        bench.sql("ALTER TABLE hidden RENAME TO audit_log").await;
-    }
-}
-
 async fn the_first_key_wins(bench: Bench) {
     let other = TenantId::parse("other").unwrap();
     assert!(bench.store().tenant_keys(&other).await.unwrap().is_empty());
