@@ -413,8 +413,8 @@ async fn a_client_that_hangs_up_splits_nothing() {
         });
     }
     clients.join_all().await;
-    // The writer takes requests in order: what comes after these waits for them.
-    server.root().store("last", json!({"n": 1})).await;
+    // The writer takes requests in order: what comes after these waits for them, once there is a place for it.
+    while server.root().put("/v1/secrets/last", json!({"data": {"n": 1}})).await.status() == 503 {}
     versions_and_events_agree(&server, "w/").await;
     server.restart().await;
     let kept = versions_and_events_agree(&server, "w/").await;
