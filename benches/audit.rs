@@ -4,8 +4,8 @@
 //!
 //! Two vaults on one SQLite store, on the disk of the temporary directory: one as it is, one whose log takes rows and
 //! keeps none. Both serve whole requests, from the head to the last byte of the answer, without a network; they are asked
-//! in turns, alone, by 16 and by 64 at once. What is printed is the ratio of each turn, of the time that passed and of the time that
-//! processors worked. What both do for the audit, since a store is handed whole rows, is measured by itself.
+//! in turns, alone, by 16 and by 64 at once. What is printed is the ratio of each turn, of the time that passed and of the
+//! time that processors worked. What both do for the audit, since a store is handed whole rows, is measured by itself.
 
 #![allow(
     clippy::unwrap_used,
