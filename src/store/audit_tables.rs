@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{
     DamagedAuditRow, Logged, StoreError, StoreResult, Tombstone,
     sql::{Arg, Backend, Columns},
+    statements::{AT_ONCE, Template},
     tables::{Tables, narrow},
 };
 use crate::domain::{
@@ -17,22 +18,7 @@ macro_rules! columns {
     };
 }
 
-/// Rows that one statement appends at most: fewer round trips, and few enough shapes of the statement to stay prepared.
-pub const AT_ONCE: usize = 16;
-const WIDTH: usize = 12;
-
-/// The statements that append 1, 2, … rows, each beginning with this verb and naming its values, numbered from 1, so.
-pub(super) fn appends(insert: &str, place: impl Fn(usize) -> String) -> Vec<String> {
-    let row = |row: usize| {
-        let places: Vec<String> = (1..=WIDTH).map(|column| place(row * WIDTH + column)).collect();
-        format!("({})", places.join(", "))
-    };
-    let statement = |rows: usize| {
-        let rows: Vec<String> = (0..rows).map(row).collect();
-        format!(concat!("{} INTO audit_log (", columns!(), ") VALUES {}"), insert, rows.join(", "))
-    };
-    (1..=AT_ONCE).map(statement).collect()
-}
+pub const APPEND_ROWS: Template = (12, concat!("{insert} INTO audit_log (", columns!(), ") VALUES {rows}"));
 
 /// Where the vault writes rows: whatever stands elsewhere was put there by somebody else, and is shown to nobody.
 macro_rules! in_place {
@@ -83,18 +69,10 @@ impl<B: Backend> Tables<'_, B> {
     /// Appends rows at their places. A place that is taken is an error, and so is a row that is not there afterwards.
     pub async fn append(&mut self, rows: &[(ChainHead, Cow<'_, AuditRow>)]) -> StoreResult<()> {
         for rows in rows.chunks(AT_ONCE) {
-            let sql = B::appends().get(rows.len() - 1).ok_or(StoreError::Damaged("group"))?;
-            let args: Vec<Arg<'_>> = rows.iter().flat_map(|(head, row)| arguments(head, row)).collect();
-            self.insert(sql, &args, rows.len() as u64).await?;
+            let rows: Vec<_> = rows.iter().map(|(head, row)| arguments(head, row)).collect();
+            ensure_took(rows.len(), self.execute_rows(&B::statements().append_rows, &rows).await?)?;
         }
         Ok(())
-    }
-
-    async fn insert(&mut self, sql: &'static str, args: &[Arg<'_>], rows: u64) -> StoreResult<()> {
-        match self.execute(sql, args).await? {
-            inserted if inserted == rows => Ok(()),
-            _ => Err(StoreError::Damaged("audit log: it does not take what it is given")),
-        }
     }
 
     /// The rows that a query wants.
@@ -217,8 +195,16 @@ impl<B: Backend> Tables<'_, B> {
     pub async fn probe(&mut self) -> StoreResult<()> {
         const PROBE: &str = "INSERT INTO audit_log (chain, number, at, action, request_id, events, body, link)
                              VALUES (0, 0, 0, 'probe', '', 0, $1, $1)";
-        self.insert(PROBE, &[Arg::Blob(&[])], 1).await?;
+        ensure_took(1, self.execute(PROBE, &[Arg::Blob(&[])]).await?)?;
         self.execute("DELETE FROM audit_log WHERE chain = 0 AND number = 0", &[]).await.map(drop)
+    }
+}
+
+fn ensure_took(given: usize, taken: u64) -> StoreResult<()> {
+    if taken == given as u64 {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged("audit log: it does not take what it is given"))
     }
 }
 
@@ -226,7 +212,7 @@ fn place<'a>(place: AuditPlace) -> [Arg<'a>; 2] {
     [Arg::Int(i64::from(place.chain)), Arg::Int(place.number)]
 }
 
-fn arguments<'a>(head: &'a ChainHead, row: &'a AuditRow) -> [Arg<'a>; WIDTH] {
+fn arguments<'a>(head: &'a ChainHead, row: &'a AuditRow) -> [Arg<'a>; APPEND_ROWS.0] {
     let [chain, number] = place(head.place);
     [
         Arg::Int(row.at.micros()),

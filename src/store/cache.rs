@@ -1,7 +1,8 @@
 //! The newest versions of secrets as they are stored, encrypted, in memory: for a database that no other server writes.
 //!
 //! A record is here only while it is what the database holds. Before a change can be committed, its record is taken out
-//! and kept out until the commit is over; what was read from the database meanwhile is not taken in. So whoever finds all
+//! and kept out until the commit is over, which may bring the new one; what was read from the database meanwhile is not
+//! taken in. So whoever finds all
 //! records of a question here at once has one snapshot, as from the database.
 
 use std::{
@@ -33,8 +34,9 @@ struct Changes {
     /// When each group of places was last changed, and when any might have been.
     group: Vec<u64>,
     all: u64,
-    /// What is being changed: these groups; or nobody knows what.
+    /// What is being changed: these groups, and of them these more than once; or nobody knows what.
     going_on: HashSet<usize>,
+    repeated: HashSet<usize>,
     unknown: bool,
 }
 
@@ -46,7 +48,14 @@ impl RecordCache {
     /// Room for records of about so many bytes altogether.
     pub fn new(bytes: u64) -> Self {
         let records = usize::try_from(bytes).unwrap_or(usize::MAX) / 1_024;
-        let changes = Changes { now: 0, group: vec![0; GROUPS], all: 0, going_on: HashSet::new(), unknown: false };
+        let changes = Changes {
+            now: 0,
+            group: vec![0; GROUPS],
+            all: 0,
+            going_on: HashSet::new(),
+            repeated: HashSet::new(),
+            unknown: false,
+        };
         Self {
             records: Cache::with_weighter(records, bytes, Weight),
             changes: RwLock::new(changes),
@@ -95,19 +104,29 @@ impl RecordCache {
             changes.all = changes.now;
         }
         for (tenant, path) in touched {
-            changes.going_on.insert(self.group(tenant, path));
+            let group = self.group(tenant, path);
+            if !changes.going_on.insert(group) {
+                changes.repeated.insert(group);
+            }
             self.records.remove(&At(tenant, path));
         }
     }
 
-    /// The changes that were begun are committed, or will never be.
-    pub fn end(&self) {
+    /// The changes that were begun are committed, or will never be. Takes in what they wrote, where each is a secret's
+    /// only change.
+    pub fn end(&self, written: Vec<(TenantId, Arc<Record>)>) {
         let mut changes = self.changes_mut();
         changes.now += 1;
         let now = changes.now;
         for group in std::mem::take(&mut changes.going_on) {
             if let Some(changed) = changes.group.get_mut(group) {
                 *changed = now;
+            }
+        }
+        let repeated = std::mem::take(&mut changes.repeated);
+        for (tenant, record) in written {
+            if !repeated.contains(&self.group(&tenant, &record.head.path)) {
+                self.records.insert(Place(tenant, record.head.path.clone()), record);
             }
         }
     }
@@ -117,6 +136,7 @@ impl RecordCache {
         let mut changes = self.changes_mut();
         changes.now += 1;
         changes.going_on.clear();
+        changes.repeated.clear();
         changes.unknown = true;
         self.records.clear();
     }
@@ -242,6 +262,22 @@ mod tests {
             }
         }
 
+        /// What these changes wrote, one after the other: as far as they tell.
+        fn written(&mut self, changed: &[usize]) -> Vec<(TenantId, Arc<Record>)> {
+            let mut now = self.database;
+            for path in changed {
+                now[*path] -= 1;
+            }
+            let mut written = Vec::new();
+            for path in changed {
+                now[*path] += 1;
+                if self.below(2) == 0 {
+                    written.push((tenant(), record(*path, now[*path])));
+                }
+            }
+            written
+        }
+
         fn look(&mut self) {
             let wanted = self.some_paths();
             let places: Vec<Wanted> = wanted.iter().map(|number| (path(*number), None)).collect();
@@ -289,7 +325,10 @@ mod tests {
 
         fn write_on(&mut self) {
             if self.changing.is_empty() {
-                let paths = self.some_paths();
+                let mut paths = self.some_paths();
+                if self.below(4) == 0 {
+                    paths.extend(self.some_paths());
+                }
                 // The database lets this transaction begin when the one before is over.
                 let ghost = std::mem::take(&mut self.ghost);
                 if self.below(2) == 0 {
@@ -316,9 +355,10 @@ mod tests {
                     self.committed = true;
                 }
                 _ => {
-                    self.changing.clear();
-                    self.committed = false;
-                    self.cache.end();
+                    let changed = std::mem::take(&mut self.changing);
+                    let committed = std::mem::take(&mut self.committed);
+                    let written = if committed { self.written(&changed) } else { Vec::new() };
+                    self.cache.end(written);
                 }
             }
         }

@@ -5,6 +5,7 @@ mod audit_tables;
 mod background;
 mod backup;
 mod cache;
+mod change_tables;
 mod key_tables;
 mod log_check;
 mod migrations;
@@ -12,6 +13,7 @@ mod postgres;
 mod sql;
 mod sql_store;
 mod sqlite;
+mod statements;
 mod tables;
 mod writer;
 
@@ -81,6 +83,12 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// A row that cannot have been written by this program, by what is wrong with it. It concerns its own secret alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DamagedRow(pub &'static str);
+
+impl From<DamagedRow> for StoreError {
+    fn from(DamagedRow(what): DamagedRow) -> Self {
+        Self::Damaged(what)
+    }
+}
 
 /// A path, and the version that is wanted there; the newest where none is named.
 pub type Wanted = (SecretPath, Option<Version>);

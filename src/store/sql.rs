@@ -7,7 +7,10 @@ use sqlx::{
     sqlite::SqliteRow,
 };
 
-use super::{StoreError, StoreResult, audit_tables::appends};
+use super::{
+    StoreError, StoreResult,
+    statements::{Dialect, Statements},
+};
 
 /// A value for a placeholder.
 #[derive(Clone, Copy)]
@@ -53,8 +56,8 @@ pub trait Backend: Database<Row: Columns> {
     /// Begins a transaction that reads one snapshot.
     const SNAPSHOT: &'static str;
 
-    /// The statements that append 1, 2, … rows to the audit log. A row that fails may end the transaction.
-    fn appends() -> &'static [String];
+    /// The statements that take several rows. One that fails may end the transaction.
+    fn statements() -> &'static Statements;
 
     /// Takes a chain of the audit log for this connection alone, until it is closed: the wanted one if it can be had.
     fn claim_chain(
@@ -237,11 +240,12 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
     const SNAPSHOT: &'static str = "BEGIN";
 
-    fn appends() -> &'static [String] {
+    fn statements() -> &'static Statements {
         // Nothing is kept to undo the statement alone: that would copy each page it writes to. Values without names, since
         // names are looked for in a list.
-        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT OR ROLLBACK", |_| "?".to_owned()));
-        &SQL
+        const DIALECT: Dialect = Dialect { insert: "INSERT OR ROLLBACK", place: |_| "?".to_owned() };
+        static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
+        &STATEMENTS
     }
 
     /// `SQLITE_BUSY`, for whatever reason.
@@ -306,9 +310,10 @@ driver!(Postgres, PgConnection, PgRow, {
     const BEGIN: &'static str = "BEGIN";
     const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-    fn appends() -> &'static [String] {
-        static SQL: LazyLock<Vec<String>> = LazyLock::new(|| appends("INSERT", |number| format!("${number}")));
-        &SQL
+    fn statements() -> &'static Statements {
+        const DIALECT: Dialect = Dialect { insert: "INSERT", place: |number| format!("${number}") };
+        static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
+        &STATEMENTS
     }
 
     /// Locks are of rows and names; a statement that waits too long for one has failed.

@@ -88,7 +88,8 @@ impl<B: Backend> SecretStore for SqlStore<B> {
     async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
         let mut snapshot = self.readers.begin_with(B::SNAPSHOT).await?;
         let mut tables = Tables::<B>(&mut *snapshot);
-        let Some(head) = tables.head(tenant, path).await? else { return Ok(None) };
+        let head = tables.heads([(tenant, path)].into_iter()).await?.pop().unwrap_or(Ok(None));
+        let Some(head) = head? else { return Ok(None) };
         Ok(Some((head, tables.versions(tenant, path).await?)))
     }
 

@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    mem,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -18,13 +19,14 @@ use tokio::{
 
 use super::{
     Change, ChangeRequest, Committed, KeyChange, KeyChangeRequest, Refusal, StoreError, StoreResult, Tombstone,
-    audit_tables::AT_ONCE,
     background,
     cache::RecordCache,
+    change_tables::Changed,
     sql::{BUSY_TIMEOUT, Backend, OptionsOf},
+    statements::AT_ONCE,
     tables::Tables,
 };
-use crate::domain::{AuditRow, Chain, ChainHead, Receipt, SecretPath, TenantId};
+use crate::domain::{AuditRow, Chain, ChainHead, Receipt, Record, SecretPath, TenantId};
 
 /// How many requests may wait for the writer before a new one waits to be let in.
 const QUEUE: usize = 1_024;
@@ -46,6 +48,9 @@ pub type Answer<T> = oneshot::Sender<StoreResult<T>>;
 
 /// What became of a change, and the receipt of its event.
 pub type Witnessed = (Result<Committed, Refusal>, Receipt);
+
+/// A change, and who waits for it.
+type Asked = (ChangeRequest, Answer<Witnessed>);
 
 /// What there is to write.
 pub enum Job {
@@ -146,6 +151,8 @@ struct Done {
     replies: Vec<Reply>,
     receipt: Receipt,
     checkpointed: bool,
+    /// Secrets with their new versions, as they are stored if nothing else of the group changed them.
+    written: Vec<(TenantId, Arc<Record>)>,
 }
 
 impl<B: Backend> Writer<B> {
@@ -232,19 +239,19 @@ impl<B: Backend> Writer<B> {
             None => self.connect().await?,
         };
         let destroys = group.iter().any(Job::destroys);
-        let done = match self.append_alone(&mut line, &mut group).await.transpose() {
+        let mut done = match self.append_alone(&mut line, &mut group).await.transpose() {
             Some(done) => done,
             None => self.transact(&mut line, group).await,
         };
-        if done.is_ok() {
+        if let Ok(done) = &mut done {
             if let Some(cache) = &self.cache {
-                cache.end();
+                cache.end(mem::take(&mut done.written));
             }
             self.unsynced |= !line.forget(destroys).await;
         }
         // Kept even after a failure: it is closed by whoever hears of that.
         self.line = Some(line);
-        let Done { replies, receipt, checkpointed } = done?;
+        let Done { replies, receipt, checkpointed, .. } = done?;
         (self.in_place)()?;
         if checkpointed && let Some(chain) = &self.chain {
             chain.passed_checkpoint(&receipt);
@@ -282,7 +289,7 @@ impl<B: Backend> Writer<B> {
         self.newest = Some(next.log.head);
         *log = next.log;
         let replies = group.drain(..).filter_map(Job::into_receipted).collect();
-        Ok(Some(Done { replies, receipt, checkpointed }))
+        Ok(Some(Done { replies, receipt, checkpointed, written: Vec::new() }))
     }
 
     async fn transact(&mut self, line: &mut Line<B>, group: Vec<Job>) -> StoreResult<Done> {
@@ -292,25 +299,32 @@ impl<B: Backend> Writer<B> {
         if let Some(cache) = &self.cache {
             cache.begin(&touched(&group));
         }
-        let alone = group.len() == 1;
+        let (alone, awaited) = (group.len() == 1, !group.is_empty());
         let (mut replies, mut rows) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-        for job in group {
+        let mut written = Vec::new();
+        // Where nobody else writes, the database fails a change as it would fail any other: with the group.
+        let (together, others) = if B::SOLE_CHAIN.is_some() { together(group) } else { (Vec::new(), group) };
+        for changes in together {
+            let (requests, answers): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
+            let mut made = Tables::<B>(&mut line.connection).apply(requests).await?;
+            written.extend(made.iter_mut().flatten().filter_map(|changed| changed.written.take()));
+            let settled = made.into_iter().zip(answers);
+            replies.extend(settled.filter_map(|(changed, answer)| settle_change(changed, answer, &mut rows)));
+        }
+        for job in others {
             let head = line.log.as_ref().map(|log| log.head);
-            match perform::<B>(job, alone, head, &mut line.connection, &mut rows).await? {
-                Some(reply) => replies.push(reply),
-                None if alone => {
-                    line.execute("ROLLBACK").await?;
-                    return Ok(Done { replies, receipt: Receipt::none(), checkpointed: false });
-                }
-                None => (),
-            }
+            replies.extend(perform::<B>(job, alone, head, &mut line.connection, &mut rows).await?);
+        }
+        if awaited && replies.is_empty() {
+            line.execute("ROLLBACK").await?;
+            return Ok(Done { replies, receipt: Receipt::none(), checkpointed: false, written: Vec::new() });
         }
         let Some((chain, log)) = self.chain.as_ref().zip(line.log.as_mut()) else {
             if !rows.is_empty() {
                 return Err(StoreError::NoLog);
             }
             line.execute("COMMIT").await?;
-            return Ok(Done { replies, receipt: Receipt::none(), checkpointed: false });
+            return Ok(Done { replies, receipt: Receipt::none(), checkpointed: false, written });
         };
         let mut next = log.follow(&**chain, rows.into_iter().map(Cow::Owned));
         let mut tables = Tables::<B>(&mut line.connection);
@@ -325,7 +339,7 @@ impl<B: Backend> Writer<B> {
         committed?;
         self.newest = Some(next.log.head);
         *log = next.log;
-        Ok(Done { replies, receipt, checkpointed })
+        Ok(Done { replies, receipt, checkpointed, written })
     }
 
     async fn connect(&mut self) -> StoreResult<Line<B>> {
@@ -355,6 +369,23 @@ impl<B: Backend> Writer<B> {
         // Nothing is known of a checkpoint: the first group makes one.
         Ok(Log { head, events_since_checkpoint: CHECKPOINT_EVENTS, checkpoint_at: Instant::now() })
     }
+}
+
+/// Splits the changes of secrets from the other jobs, in groups of different secrets that can be made together.
+fn together(group: Vec<Job>) -> (Vec<Vec<Asked>>, Vec<Job>) {
+    let (mut changes, mut others): (Vec<Vec<Asked>>, _) = (Vec::new(), Vec::new());
+    for job in group {
+        let Job::Commit(request, answer) = job else {
+            others.push(job);
+            continue;
+        };
+        let is_there = |(other, _): &Asked| (&other.tenant, &other.path) == (&request.tenant, &request.path);
+        match changes.last_mut().filter(|last| last.len() < AT_ONCE && !last.iter().any(is_there)) {
+            Some(last) => last.push((*request, answer)),
+            None => changes.push(vec![(*request, answer)]),
+        }
+    }
+    (changes, others)
 }
 
 /// The secrets that these jobs may change.
@@ -526,14 +557,11 @@ async fn perform<B: Backend>(
             Ok(Some(receipted(answer)))
         }
         Job::StartLog(_, answer) => Ok(settle(head.ok_or(StoreError::NoLog), answer)),
-        // Where nobody else writes, the database fails a change as it would fail any other: with the group.
-        job if alone || (B::SOLE_CHAIN.is_some() && matches!(job, Job::Commit(..))) => {
-            attempt::<B>(job, group, rows).await
-        }
+        job if alone => Ok(attempt::<B>(job, group, rows).await),
         job => {
             B::execute(group, "SAVEPOINT job", &[]).await?;
             let before = rows.len();
-            let reply = attempt::<B>(job, group, rows).await?;
+            let reply = attempt::<B>(job, group, rows).await;
             if reply.is_none() {
                 rows.truncate(before);
                 // Where the database gave up the whole transaction, there is no savepoint to go back to: this fails too.
@@ -545,22 +573,14 @@ async fn perform<B: Backend>(
     }
 }
 
-async fn attempt<B: Backend>(
-    job: Job,
-    connection: &mut B::Connection,
-    rows: &mut Vec<AuditRow>,
-) -> StoreResult<Option<Reply>> {
+async fn attempt<B: Backend>(job: Job, connection: &mut B::Connection, rows: &mut Vec<AuditRow>) -> Option<Reply> {
     let mut tables = Tables::<B>(connection);
-    Ok(match job {
-        Job::Commit(request, answer) => match tables.apply(*request).await {
-            Ok((outcome, row)) => {
-                rows.push(row);
-                Some(with_receipt(outcome, answer))
-            }
-            Err(error @ StoreError::Database(_)) if B::SOLE_CHAIN.is_some() => return Err(error),
-            // It has written nothing, or has undone it.
-            Err(error) => settle(Err(error), answer),
-        },
+    match job {
+        Job::Commit(request, answer) => {
+            let changed = tables.apply(vec![*request]).await;
+            let changed = changed.and_then(|mut changed| changed.pop().unwrap_or(Err(StoreError::Uncommitted)));
+            settle_change(changed, answer, rows)
+        }
         Job::Retain(tombstone, answer) => match tables.retain(&tombstone).await {
             Ok(()) => {
                 rows.push(tombstone.event);
@@ -579,7 +599,18 @@ async fn attempt<B: Backend>(
         Job::VaultKey(root, name, wrapped, answer) => settle(tables.vault_key(&root, name, &wrapped).await, answer),
         Job::Probe(answer) => settle(tables.probe().await, answer),
         Job::Append(..) | Job::StartLog(..) | Job::Close => None,
-    })
+    }
+}
+
+/// Adds a change's row to the log and keeps its answer back until both are durable; that it failed is told at once.
+fn settle_change(changed: StoreResult<Changed>, answer: Answer<Witnessed>, rows: &mut Vec<AuditRow>) -> Option<Reply> {
+    match changed {
+        Ok(Changed { outcome, row, .. }) => {
+            rows.push(row);
+            Some(with_receipt(outcome, answer))
+        }
+        Err(error) => settle(Err(error), answer),
+    }
 }
 
 /// Answers with the receipt, once there is one.

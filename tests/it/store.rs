@@ -439,6 +439,37 @@ async fn with_a_cache_reads_follow_writes() {
     reads_follow_writes(Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), 1 << 20)).await).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_cache_a_write_leaves_in_memory_what_is_stored() {
+    let bench = Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), 1 << 20)).await;
+    let Place::Sqlite(directory, _) = &bench.place else { unreachable!() };
+    let described = || Put {
+        secret_type: Some(SecretType::ApiKey),
+        metadata: Some(metadata("ops")),
+        expires_at: Some(at(99)),
+        max_versions: Some(1),
+        ..put()
+    };
+    bench.change("described", 10, Change::Put(described())).await.unwrap();
+    bench.change("described", 11, Change::Put(described())).await.unwrap();
+    bench.change("rewritten", 12, Change::Put(described())).await.unwrap();
+    bench.change("rewritten", 13, Change::Put(Put { source: Some(version(1)), ..put() })).await.unwrap();
+    bench.change("deleted", 14, Change::Put(put())).await.unwrap();
+    bench.change("deleted", 15, Change::SoftDelete { recoverable_until: at(16) }).await.unwrap();
+    bench.change("edited", 16, Change::Put(put())).await.unwrap();
+    bench.change("edited", 17, Change::EditMetadata(Box::new(|_| Some(metadata("dev"))))).await.unwrap();
+    let names = ["described", "rewritten", "deleted", "edited"];
+    let wanted = names.map(|name| (path(name), None));
+    let stored = SqliteStore::open_to_read(directory.path()).await.unwrap();
+    let stored = stored.get_many(&tenant(), &wanted).await.unwrap();
+    bench.sql("DELETE FROM versions; DELETE FROM secrets WHERE path NOT IN ('deleted', 'edited')").await;
+    // These two were written last by what makes no version: they are read anew, and their versions are gone.
+    let written = bench.store().get_many(&tenant(), &wanted).await.unwrap();
+    assert_eq!(written[..2], stored[..2]);
+    assert!(stored.iter().all(|stored| matches!(stored, Ok(Some(_)))));
+    assert!(written[2..].iter().all(Result::is_err), "{written:?}");
+}
+
 /// The planner cannot know how few paths are wanted, and must not read whole tables for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_finds_secrets_by_their_index() {
@@ -725,13 +756,13 @@ async fn one_request_fails_alone(bench: Bench) {
         .await;
     let before = bench.audited().await.len();
     let mut all = JoinSet::new();
-    for n in 0..60 {
+    for n in 0..80 {
         let store = bench.store();
         all.spawn(async move {
-            match n % 6 {
+            match n % 8 {
                 // The version that follows is there already; nothing can be told of what is there.
                 0 | 1 => {
-                    let name = ["taken", "lost"][n % 6];
+                    let name = ["taken", "lost"][n % 8];
                     let (refused, _) = store.commit(request(name, 20, Change::Put(put()))).await.unwrap();
                     assert_eq!(refused, Err(Refusal::Damaged));
                 }
@@ -742,14 +773,24 @@ async fn one_request_fails_alone(bench: Bench) {
                     assert!(matches!(result, Err(StoreError::Unsealable)));
                 }
                 3 => drop(store.append(audit_row(b"appended")).await.unwrap()),
+                // Its key is not kept.
+                4 => {
+                    let seal: Seal = Box::new(|version| Some(SealedValue { key_generation: 9, ..sealed(version) }));
+                    let change = Change::Put(Put { seal, ..put() });
+                    let result = store.commit(request(&format!("n/{n}"), 20, change)).await;
+                    assert!(matches!(result, Err(StoreError::RetiredKey)));
+                }
+                5 => drop(store.commit(request("one", 20, Change::Put(put()))).await.unwrap().0.unwrap()),
                 _ => drop(store.commit(request(&format!("n/{n}"), 20, Change::Put(put()))).await.unwrap().0.unwrap()),
             }
         });
     }
     all.join_all().await;
-    assert_eq!(bench.audited().await.len() - before, 20 + 10 + 20);
+    assert_eq!(bench.audited().await.len() - before, 20 + 10 + 10 + 20);
+    assert_eq!(bench.numbers("one").await, (1..=10).rev().collect::<Vec<_>>());
     assert!(bench.get("gone", None).await.is_some(), "nothing is cleared away for a value that cannot be sealed");
-    assert_eq!(bench.count("versions").await, 2 + 2 + 1 + 20);
+    assert_eq!(bench.count("versions").await, 2 + 2 + 1 + 10 + 20);
+    assert_eq!(bench.count("secrets").await, 4 + 20);
 }
 
 async fn what_is_given_up_is_not_begun_or_stands_with_its_event(bench: Bench) {
