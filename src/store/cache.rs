@@ -2,8 +2,7 @@
 //!
 //! A record is here only while it is what the database holds. Before a change can be committed, its record is taken out
 //! and kept out until the commit is over, which may bring the new one; what was read from the database meanwhile is not
-//! taken in. So whoever finds all
-//! records of a question here at once has one snapshot, as from the database.
+//! taken in. So whoever finds all records of a question here at once has one snapshot, as from the database.
 
 use std::{
     collections::HashSet,
@@ -112,8 +111,8 @@ impl RecordCache {
         }
     }
 
-    /// The changes that were begun are committed, or will never be. Takes in what they wrote, where each is a secret's
-    /// only change.
+    /// The changes that were begun are committed, or will never be. Takes in what they wrote, where each is the only change
+    /// of its secret (and of its group of places, by which secrets are told apart here).
     pub fn end(&self, written: Vec<(TenantId, Arc<Record>)>) {
         let mut changes = self.changes_mut();
         changes.now += 1;

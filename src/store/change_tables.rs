@@ -99,7 +99,7 @@ impl<B: Backend> Tables<'_, B> {
         let (mut steps, mut witnesses) = (Vec::with_capacity(scenes.len()), Vec::with_capacity(scenes.len()));
         for ((scene, (change, witness)), before) in scenes.iter().zip(changes).zip(heads) {
             let step = match before {
-                Ok(before) => own(self.change(scene, before, change).await)?,
+                Ok(before) => apart(self.change(scene, before, change).await)?,
                 Err(damage) => Err(damage.into()),
             };
             steps.push((scene, step));
@@ -435,10 +435,10 @@ impl Head {
     }
 }
 
-/// Tells what fails one change from what fails the transaction.
-fn own<T>(result: StoreResult<T>) -> StoreResult<StoreResult<T>> {
+/// Tells what fails one change from what fails the transaction: the database alone does that.
+fn apart<T>(result: StoreResult<T>) -> StoreResult<StoreResult<T>> {
     match result {
-        Err(error @ (StoreError::Damaged(_) | StoreError::Unsealable)) => Ok(Err(error)),
-        other => other.map(Ok),
+        Err(error @ StoreError::Database(_)) => Err(error),
+        other => Ok(other),
     }
 }

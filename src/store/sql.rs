@@ -241,8 +241,8 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const SNAPSHOT: &'static str = "BEGIN";
 
     fn statements() -> &'static Statements {
-        // Nothing is kept to undo the statement alone: that would copy each page it writes to. Values without names, since
-        // names are looked for in a list.
+        // An insertion keeps nothing to undo it alone, which would copy each page that it writes to (unless it updates, too).
+        // Values without names, since names are looked for in a list.
         const DIALECT: Dialect = Dialect { insert: "INSERT OR ROLLBACK", place: |_| "?".to_owned() };
         static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
         &STATEMENTS

@@ -65,6 +65,8 @@ impl SqliteStore {
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
+        // What a statement sets aside, such as new values, is not to be left in a temporary file.
+        let options = options.pragma("temp_store", "MEMORY");
         let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }

@@ -307,7 +307,9 @@ impl<B: Backend> Writer<B> {
         for changes in together {
             let (requests, answers): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
             let mut made = Tables::<B>(&mut line.connection).apply(requests).await?;
-            written.extend(made.iter_mut().flatten().filter_map(|changed| changed.written.take()));
+            if self.cache.is_some() {
+                written.extend(made.iter_mut().flatten().filter_map(|changed| changed.written.take()));
+            }
             let settled = made.into_iter().zip(answers);
             replies.extend(settled.filter_map(|(changed, answer)| settle_change(changed, answer, &mut rows)));
         }

@@ -483,7 +483,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test]
 async fn a_row_that_was_tampered_with_is_unreadable_and_no_other() {
-    let server = TestServer::new().await;
+    let mut server = TestServer::new().await;
     let root = server.root();
     let paths = [
         "whole",
@@ -506,10 +506,13 @@ async fn a_row_that_was_tampered_with_is_unreadable_and_no_other() {
         root.store(path, json!({"path": path, "v": 1})).await;
         root.store(path, json!({"path": path, "v": 2})).await;
     }
-    let acme = server.client_with_token(server.token_with("user:root", "acme", &ALL_SCOPES, &[]));
+    let acme = |server: &TestServer| server.client_with_token(server.token_with("user:root", "acme", &ALL_SCOPES, &[]));
     for _ in 0..2 {
-        acme.store("from-tenant", json!({"path": "acme's"})).await;
+        acme(&server).store("from-tenant", json!({"path": "acme's"})).await;
     }
+    // It has nothing of what was written in memory then.
+    server.restart().await;
+    let (root, acme) = (server.root(), acme(&server));
     let copy = |to: &str, tenant: &str, path: &str, version: i64| {
         format!(
             "UPDATE versions SET (wrapped_key, ciphertext) = (SELECT wrapped_key, ciphertext FROM versions
@@ -577,9 +580,11 @@ async fn a_row_that_was_tampered_with_is_unreadable_and_no_other() {
 
 #[tokio::test]
 async fn no_flipped_bit_opens() {
-    let server = TestServer::new().await;
+    let mut server = TestServer::new().await;
+    server.root().store("a", json!({"k": CANARY})).await;
+    // It has nothing of what was written in memory then.
+    server.restart().await;
     let root = server.root();
-    root.store("a", json!({"k": CANARY})).await;
     let mut database = raw(&server.data_dir).await;
     for column in ["wrapped_key", "ciphertext"] {
         let sql = format!("SELECT {column} FROM versions");
