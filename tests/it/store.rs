@@ -471,11 +471,18 @@ async fn with_a_cache_a_write_leaves_in_memory_what_is_stored() {
     let stored = SqliteStore::open_to_read(directory.path()).await.unwrap();
     let stored = stored.get_many(&tenant(), &wanted).await.unwrap();
     bench.sql("DELETE FROM versions; DELETE FROM secrets WHERE path NOT IN ('deleted', 'edited')").await;
-    // The first two were written last by what makes no version: they are read anew, and their versions are gone.
-    let written = bench.store().get_many(&tenant(), &wanted).await.unwrap();
-    assert_eq!(written[2..], stored[2..]);
-    assert!(stored.iter().all(|stored| matches!(stored, Ok(Some(_)))));
-    assert!(written[..2].iter().all(Result::is_err), "{written:?}");
+    let mut in_memory = Vec::new();
+    for (wanted, stored) in wanted.iter().zip(&stored) {
+        assert!(matches!(stored, Ok(Some(_))), "{stored:?}");
+        let written = bench.store().get_many(&tenant(), std::slice::from_ref(wanted)).await.unwrap();
+        in_memory.push(written[0] == *stored);
+        // What is not in memory is gone from the database, whole or in part.
+        assert!(in_memory.last() == Some(&true) || !matches!(written[0], Ok(Some(_))), "{written:?}");
+    }
+    // Two that were written last by what makes no version are not there; nor may be others whose places cannot be told
+    // apart from those of others that changed with them.
+    assert_eq!(in_memory[..4], [false, false, true, true]);
+    assert!(in_memory[4..].iter().filter(|is_there| **is_there).count() > 30, "{in_memory:?}");
 }
 
 /// The planner cannot know how few paths are wanted, and must not read whole tables for them.
