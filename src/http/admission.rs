@@ -14,9 +14,11 @@ use tokio::{
 
 /// How long a request waits for a place.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long those who are turned away are kept waiting for the word at most, where they are many; at least a quarter of it.
-/// The further apart they come back, the fewer are there at one time.
-const PENANCE: Duration = Duration::from_secs(2);
+/// How long those who are turned away are kept waiting for the word at least, where they are many, and over how much more
+/// they are spread. The further apart they come back, the fewer are there at one time; but the first are back before those
+/// who were let in meanwhile leave the processors idle.
+const SHORTEST: Duration = Duration::from_millis(100);
+const SPREAD: Duration = Duration::from_millis(3_900);
 /// In how many steps the time between the two is gone through, and by how many at a time: some, however few come together.
 const STEPS: u32 = 256;
 const STRIDE: usize = 97;
@@ -81,7 +83,7 @@ impl Places {
         let Some(many) = self.turned_away_before().checked_sub(self.number) else { return };
         if let Ok(_kept) = self.kept_waiting.try_acquire() {
             let step = u32::try_from(many.wrapping_mul(STRIDE) % STEPS as usize).unwrap_or_default();
-            sleep(PENANCE / 4 + PENANCE * 3 / 4 * step / STEPS).await;
+            sleep(SHORTEST + SPREAD * step / STEPS).await;
         }
     }
 
@@ -93,5 +95,34 @@ impl Places {
         }
         turned_away.count += 1;
         turned_away.count - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    const MANY: usize = 1_000;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_are_turned_away_hear_it_spread_evenly() {
+        let places = Arc::new(Places::new(16));
+        let (begun, mut all) = (Instant::now(), JoinSet::new());
+        for _ in 0..MANY {
+            let places = Arc::clone(&places);
+            all.spawn(async move {
+                places.turn_away().await;
+                begun.elapsed()
+            });
+        }
+        let heard = all.join_all().await;
+        assert_eq!(heard.iter().filter(|after| after.is_zero()).count(), 16);
+        for eighth in 0..8 {
+            let part = SHORTEST + SPREAD * eighth / 8..SHORTEST + SPREAD * (eighth + 1) / 8;
+            let count = heard.iter().filter(|after| part.contains(*after)).count();
+            assert!((MANY / 9..MANY / 7).contains(&count), "{count} in {part:?}");
+        }
     }
 }
