@@ -7,6 +7,23 @@ use super::{
 };
 use crate::domain::{GenerationUse, KeyStock, SecretPath, TenantId, Version, WrappedDataKey, WrappedKey};
 
+/// How many records there are under each generation. One that is not kept is counted too: it is damage that an operator
+/// must see. Grouped so that SQLite reads the versions in the order in which they lie, instead of one by one by their index.
+const GENERATIONS: &str = "SELECT tenant, generation, CAST(SUM(records) AS BIGINT) FROM (
+                               SELECT tenant, generation, 0 AS records FROM tenant_keys
+                               WHERE $1 = '' OR tenant = $1
+                               UNION ALL
+                               SELECT tenant, key_generation, COUNT(*) FROM versions
+                               WHERE ($1 = '' OR tenant = $1) AND key_generation IS NOT NULL
+                               GROUP BY key_generation, tenant) AS uses
+                           GROUP BY tenant, generation ORDER BY tenant, generation";
+/// Removes a tenant's generations that nothing is under any more. The cast has SQLite read the versions as above; PostgreSQL
+/// sees no difference.
+const DROP_UNUSED: &str = "DELETE FROM tenant_keys WHERE tenant = $1
+                             AND generation < (SELECT MAX(generation) FROM tenant_keys WHERE tenant = $1)
+                             AND generation NOT IN (SELECT key_generation FROM versions
+                                                    WHERE CAST(tenant AS TEXT) = $1 AND key_generation IS NOT NULL)";
+
 impl<B: Backend> Tables<'_, B> {
     pub async fn tenant_keys(&mut self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
         const SQL: &str = "SELECT generation, wrapped FROM tenant_keys WHERE tenant = $1 ORDER BY generation";
@@ -34,16 +51,7 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     pub async fn generations(&mut self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
-        // A record under a generation that is not kept is counted too: it is damage that an operator must see.
-        const SQL: &str = "SELECT tenant, generation, CAST(SUM(records) AS BIGINT) FROM (
-                               SELECT tenant, generation, 0 AS records FROM tenant_keys
-                               WHERE $1 = '' OR tenant = $1
-                               UNION ALL
-                               SELECT tenant, key_generation, COUNT(*) FROM versions
-                               WHERE ($1 = '' OR tenant = $1) AND key_generation IS NOT NULL
-                               GROUP BY tenant, key_generation) AS uses
-                           GROUP BY tenant, generation ORDER BY tenant, generation";
-        let rows = self.fetch(SQL, &[Arg::Text(tenant.map_or("", TenantId::as_str))]).await?;
+        let rows = self.fetch(GENERATIONS, &[Arg::Text(tenant.map_or("", TenantId::as_str))]).await?;
         let generation_use = |row: &B::Row| {
             Ok(GenerationUse {
                 tenant: tenant_of(&row.text(0)?)?,
@@ -127,14 +135,10 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     async fn drop_unused(&mut self, tenant: &TenantId) -> StoreResult<u64> {
-        const SQL: &str = "DELETE FROM tenant_keys WHERE tenant = $1
-                             AND generation < (SELECT MAX(generation) FROM tenant_keys WHERE tenant = $1)
-                             AND generation NOT IN (SELECT key_generation FROM versions
-                                                    WHERE tenant = $1 AND key_generation IS NOT NULL)";
         if let Some(hold) = B::HOLD_VALUES {
             self.execute(hold, &[]).await?;
         }
-        self.execute(SQL, &[Arg::Text(tenant.as_str())]).await
+        self.execute(DROP_UNUSED, &[Arg::Text(tenant.as_str())]).await
     }
 
     async fn move_root(&mut self, from: &[u8], to: &[u8]) -> StoreResult<()> {
@@ -186,4 +190,24 @@ fn data_key(row: &impl Columns) -> StoreResult<WrappedDataKey> {
 
 fn tenant_of(name: &str) -> StoreResult<TenantId> {
     TenantId::parse(name).ok_or(StoreError::Damaged("tenant"))
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, ConnectOptions, Row, sqlite::SqliteConnectOptions};
+
+    use super::*;
+    use crate::store::migrations;
+
+    /// One by one by their index, they are read eight times as slowly, while nobody can write.
+    #[tokio::test]
+    async fn all_versions_are_read_in_the_order_in_which_they_lie() {
+        let mut database = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        migrations::sqlite().run_direct(None, &mut database, false).await.unwrap();
+        for sql in [GENERATIONS, DROP_UNUSED] {
+            let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut database).await;
+            let steps: Vec<String> = plan.unwrap().iter().map(|step| step.get("detail")).collect();
+            assert!(steps.iter().any(|step| step == "SCAN versions"), "{steps:#?}");
+        }
+    }
 }

@@ -5,25 +5,31 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-macro_rules! scripts {
-    ($folder:literal) => {
-        [
-            ("vault", include_str!(concat!("migrations/", $folder, "/0001_vault.sql"))),
-            ("vault keys", include_str!(concat!("migrations/", $folder, "/0002_vault_keys.sql"))),
-            ("audit chains", include_str!(concat!("migrations/", $folder, "/0003_audit_chains.sql"))),
-            ("audit rows", include_str!(concat!("migrations/", $folder, "/0004_audit_rows.sql"))),
-        ]
+macro_rules! script {
+    ($name:literal, $file:literal) => {
+        ($name, include_str!(concat!("migrations/", $file, ".sql")))
     };
 }
 
 /// What brings an SQLite database to this program's version.
 pub fn sqlite() -> Migrator {
-    migrator(scripts!("sqlite"))
+    migrator([
+        script!("vault", "sqlite/0001_vault"),
+        script!("vault keys", "sqlite/0002_vault_keys"),
+        script!("audit chains", "sqlite/0003_audit_chains"),
+        script!("audit rows", "sqlite/0004_audit_rows"),
+        script!("version rows", "sqlite/0005_version_rows"),
+    ])
 }
 
 /// What brings a PostgreSQL database to this program's version.
 pub fn postgres() -> Migrator {
-    migrator(scripts!("postgres"))
+    migrator([
+        script!("vault", "postgres/0001_vault"),
+        script!("vault keys", "postgres/0002_vault_keys"),
+        script!("audit chains", "postgres/0003_audit_chains"),
+        script!("audit rows", "postgres/0004_audit_rows"),
+    ])
 }
 
 fn migrator<const N: usize>(scripts: [(&'static str, &'static str); N]) -> Migrator {
@@ -39,28 +45,69 @@ mod tests {
 
     use super::*;
 
+    /// A database as it was after so many scripts.
+    async fn after(scripts: usize) -> SqliteConnection {
+        let mut database = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        let before = Migrator::with_migrations(sqlite().iter().take(scripts).cloned().collect());
+        before.run_direct(None, &mut database, false).await.unwrap();
+        database
+    }
+
+    async fn execute(database: &mut SqliteConnection, sql: String) {
+        sqlx::query(AssertSqlSafe(sql)).execute(database).await.unwrap();
+    }
+
+    /// Brings a database up to date, and answers what it asks for before and after.
+    async fn around(mut database: SqliteConnection, sql: &'static str) -> [String; 2] {
+        let before = sqlx::query_scalar(sql).fetch_one(&mut database).await.unwrap();
+        sqlite().run_direct(None, &mut database, false).await.unwrap();
+        [before, sqlx::query_scalar(sql).fetch_one(&mut database).await.unwrap()]
+    }
+
     #[tokio::test]
     async fn rows_of_the_audit_log_stay_as_they_were() {
-        let mut database = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
-        let before = Migrator::with_migrations(sqlite().iter().take(3).cloned().collect());
-        before.run_direct(None, &mut database, false).await.unwrap();
+        let mut database = after(3).await;
         for n in [2, 1, 3] {
             let sql = format!(
                 "INSERT INTO audit_log VALUES (1, {n}, 10 - {n}, 'tenant {n}', 'id {n}', 'type {n}', 'action {n}', 'ip {n}',
                                                'request {n}', 20 + {n}, x'0{n}', x'a{n}')"
             );
-            sqlx::query(AssertSqlSafe(sql)).execute(&mut database).await.unwrap();
+            execute(&mut database, sql).await;
         }
-        let before = rows(&mut database).await;
-        sqlite().run_direct(None, &mut database, false).await.unwrap();
-        assert_eq!(rows(&mut database).await, before);
+        let [before, after] = around(
+            database,
+            "SELECT json_group_array(json_array(chain, number, at, tenant, identity_id, identity_type, action,
+                                                source_ip, request_id, events, hex(body), hex(link))) FROM audit_log",
+        )
+        .await;
+        assert_eq!(after, before);
         assert!(before.contains(r#"[1,3,7,"tenant 3","id 3","type 3","action 3","ip 3","request 3",23,"03","A3"]"#));
     }
 
-    async fn rows(database: &mut SqliteConnection) -> String {
-        const SQL: &str =
-            "SELECT json_group_array(json_array(chain, number, at, tenant, identity_id, identity_type, action,
-                                  source_ip, request_id, events, hex(body), hex(link))) FROM audit_log";
-        sqlx::query_scalar(SQL).fetch_one(database).await.unwrap()
+    #[tokio::test]
+    async fn versions_stay_as_they_were() {
+        let mut database = after(4).await;
+        for n in [2, 1, 3] {
+            let sql = format!(
+                "INSERT INTO versions VALUES ('tenant', 'path', {n}, 'type {n}', 10 + {n}, 'by {n}', 20 + {n}, 30 + {n},
+                                              40 + {n}, x'0{n}', x'a{n}')"
+            );
+            execute(&mut database, sql).await;
+        }
+        execute(
+            &mut database,
+            "INSERT INTO versions VALUES ('other', 'path', 1, 'type', 1, 'by', NULL, 2, NULL, NULL, NULL)".to_owned(),
+        )
+        .await;
+        let [before, after] = around(
+            database,
+            "SELECT json_group_array(json_array(tenant, path, version, secret_type, created_at, created_by, expires_at,
+                                                destroyed_at, key_generation, hex(wrapped_key), hex(ciphertext))
+                                     ORDER BY tenant, path, version) FROM versions",
+        )
+        .await;
+        assert_eq!(after, before);
+        assert!(before.contains(r#"["tenant","path",3,"type 3",13,"by 3",23,33,43,"03","A3"]"#), "{before}");
+        assert!(before.contains(r#"["other","path",1,"type",1,"by",null,2,null,"",""]"#), "{before}");
     }
 }
