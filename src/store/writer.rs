@@ -159,6 +159,8 @@ impl<B: Backend> Writer<B> {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = next(self.wakes(), &mut jobs).await {
             let mut group = Vec::from_iter(first);
+            // Whoever is about to ask, and only waits for a processor, comes with this group.
+            thread::yield_now();
             while group.len() < GROUP
                 && let Ok(job) = jobs.try_recv()
             {
