@@ -24,7 +24,7 @@ use crate::{
         Version,
     },
     store::Committed,
-    vault::{PutRequest, Release, field_names},
+    vault::{Found, PutRequest, ReadOutcome, Release, field_names},
 };
 
 /// Largest body of a write: the value and what goes with it.
@@ -48,7 +48,11 @@ pub async fn read(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let version = query.version.map(version_of).transpose()?;
-    let found = app.vault.read(&caller.vault, path, version, entity_tags(&headers)).await?;
+    let answer = |outcome: ReadOutcome| shown(&outcome?);
+    app.vault.read(&caller.vault, path, version, entity_tags(&headers), answer).await?
+}
+
+fn shown(found: &Found) -> Result<Response, ApiError> {
     let tag = HeaderValue::from_str(&found.entity_tag()).map_err(|_| ApiError::new("internal_error", ""))?;
     let mut response = match &found.release {
         Release::Value(value) => {

@@ -80,21 +80,22 @@ struct Settled {
 }
 
 impl Vault {
-    /// Reads one secret.
+    /// Reads one secret, as [`Vault::read_batch`] does.
     ///
     /// # Errors
     ///
-    /// [`Fault`], recorded.
-    pub async fn read(
+    /// Those of a batch.
+    pub async fn read<T>(
         &self,
         caller: &Caller,
         path: SecretPath,
         version: Option<Version>,
         known_tags: Vec<String>,
-    ) -> ReadOutcome {
+        answer: impl FnOnce(ReadOutcome) -> T,
+    ) -> Result<T, Fault> {
         let options = BatchOptions { fail_fast: false, known_tags, size: None };
-        let only = |mut outcomes: Vec<ReadOutcome>| outcomes.pop().unwrap_or(Err(Fault::Unavailable));
-        self.read_batch(caller, vec![Ok((path, version))], &options, only).await?
+        let only = |mut outcomes: Vec<ReadOutcome>| answer(outcomes.pop().unwrap_or(Err(Fault::Unavailable)));
+        self.read_batch(caller, vec![Ok((path, version))], &options, only).await
     }
 
     /// Reads some secrets: one generation of policies, one snapshot of the store, one call of each module in force for
