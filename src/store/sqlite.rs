@@ -29,6 +29,9 @@ pub(super) const DATABASE: &str = "portcullis.db";
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How often the log is tried to be emptied at the start, where another process reads it.
 const SETTLE_TRIES: usize = 10;
+/// How many pages the log has when the writer moves them into the database. Twice SQLite's own number: what many writes
+/// change is moved once, and its sync is waited for half as often, but somewhat longer.
+const CHECKPOINT_PAGES: &str = "2000";
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -66,7 +69,7 @@ impl SqliteStore {
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
         // What a statement sets aside, such as new values, is not to be left in a temporary file.
-        let options = options.pragma("temp_store", "MEMORY");
+        let options = options.pragma("temp_store", "MEMORY").pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
         let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }
