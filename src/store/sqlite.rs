@@ -68,8 +68,10 @@ impl SqliteStore {
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
-        // What a statement sets aside, such as new values, is not to be left in a temporary file.
-        let options = options.pragma("temp_store", "MEMORY").pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
+        let options = options
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            // What a statement sets aside, such as new values, is not to be left in a temporary file.
+            .pragma("temp_store", "MEMORY");
         let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }
@@ -197,9 +199,10 @@ async fn migrate(connection: &mut SqliteConnection, log: &Path) -> StoreResult<(
         return Ok(migrations.run_direct(None, connection, false).await?);
     }
     tracing::info!(
-        "the database is brought to this version's form, which may take minutes where its audit log is long"
+        "the database is brought to this version's form: where it is large, that may take minutes, and room on its disk for \
+         it twice more"
     );
     migrations.run_direct(None, &mut *connection, false).await?;
-    // It may hold the whole audit log now.
+    // It may hold all of the audit log and all values now.
     settle_log(connection, log).await
 }

@@ -5,6 +5,9 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver, TryRecvError},
+    thread::sleep,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -112,6 +115,62 @@ async fn c_48_what_is_destroyed_is_nowhere() {
         assert_eq!(count, 0, "{table}");
     }
     assert_eq!(server.root().get("/v1/secrets/kept/beside").await.status(), 200);
+}
+
+/// The database as it was before versions had row numbers, with many values besides.
+const BEFORE_ROW_NUMBERS: &str = "
+    CREATE TABLE before (tenant TEXT NOT NULL, path TEXT NOT NULL, version INTEGER NOT NULL, secret_type TEXT NOT NULL,
+                         created_at INTEGER NOT NULL, created_by TEXT NOT NULL, expires_at INTEGER, destroyed_at INTEGER,
+                         key_generation INTEGER, wrapped_key BLOB, ciphertext BLOB, PRIMARY KEY (tenant, path, version))
+        STRICT, WITHOUT ROWID;
+    INSERT INTO before SELECT * FROM versions;
+    WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 30000)
+    INSERT INTO before SELECT 'other', 'path/' || n, 1, 'opaque', 1, 'somebody', NULL, NULL, 1, randomblob(80), randomblob(300)
+                       FROM n;
+    DROP TABLE versions;
+    ALTER TABLE before RENAME TO versions;
+    DELETE FROM _sqlx_migrations WHERE version > 4;
+    VACUUM";
+
+/// An old database is brought to this version without a copy of its values anywhere else, where what is destroyed later
+/// would stay.
+#[tokio::test]
+async fn c_48_an_upgrade_leaves_no_copy() {
+    let mut process = process::Process::new().await;
+    process.server.restart().await;
+    process.server.root().store("old", json!({"k": "x".repeat(500)})).await;
+    process.server.stop().await;
+    process::execute(&mut process::raw(&process.data_dir()).await, BEFORE_ROW_NUMBERS).await;
+    let things = stored_of(&process.data_dir(), "old").await;
+    let running = process.spawn(&[]);
+    let descriptors = PathBuf::from(format!("/proc/{}/fd", running.id()));
+    let (ended, end) = mpsc::channel();
+    let watching = tokio::task::spawn_blocking(move || watched(&descriptors, &end));
+    process.answers().await;
+    drop(ended);
+    let (looks, temporary) = watching.await.unwrap();
+    assert!(looks > 20, "{looks}");
+    assert!(temporary.is_empty(), "{temporary:?}");
+    let root = process.client("user:root");
+    assert_eq!(root.get("/v1/secrets/old").await.json().await.1["data"]["k"], "x".repeat(500));
+    assert!(!holders(&process.data_dir(), &things).is_empty(), "the search finds what is there");
+    assert_eq!(root.post("/v1/destroy/old", json!({"versions": [1]})).await.status(), 200);
+    let left = holders(&process.data_dir(), &things);
+    assert!(left.is_empty(), "still in {left:?}");
+}
+
+/// How often a process was looked at, and SQLite's temporary files that it had open.
+fn watched(descriptors: &Path, end: &Receiver<()>) -> (usize, BTreeSet<PathBuf>) {
+    let (mut looks, mut temporary) = (0, BTreeSet::new());
+    while matches!(end.try_recv(), Err(TryRecvError::Empty)) {
+        looks += 1;
+        for descriptor in fs::read_dir(descriptors).into_iter().flatten().flatten() {
+            let target = fs::read_link(descriptor.path()).unwrap_or_default();
+            temporary.extend(Some(target).filter(|target| target.to_string_lossy().contains("etilqs_")));
+        }
+        sleep(Duration::from_millis(1));
+    }
+    (looks, temporary)
 }
 
 /// S-1: two that write and checkpoint at once corrupt a log of an old SQLite. One file does either, and asserts the

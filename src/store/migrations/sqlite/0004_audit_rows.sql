@@ -25,6 +25,8 @@ INSERT INTO audit_log
 SELECT chain, number, at, tenant, identity_id, identity_type, action, source_ip, request_id, events, body, link
 FROM audit_log_without_rowid ORDER BY chain, number;
 
+-- Dropped with its rows, it would be copied to a temporary file first.
+DELETE FROM audit_log_without_rowid;
 DROP TABLE audit_log_without_rowid;
 
 CREATE INDEX audit_log_at ON audit_log (at, chain, number);

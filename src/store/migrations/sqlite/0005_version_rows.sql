@@ -22,4 +22,6 @@ SELECT tenant, path, version, secret_type, created_at, created_by, expires_at, d
        ciphertext
 FROM versions_without_rowid ORDER BY tenant, path, version;
 
+-- Dropped with its rows, it would be copied to a temporary file first, where nothing ever overwrites it.
+DELETE FROM versions_without_rowid;
 DROP TABLE versions_without_rowid;
