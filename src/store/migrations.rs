@@ -29,6 +29,7 @@ pub fn sqlite() -> Migrator {
         script!("audit chains", "sqlite/0003_audit_chains"),
         script!("audit rows", "sqlite/0004_audit_rows"),
         script!("version rows", "sqlite/0005_version_rows"),
+        script!("version keys", "sqlite/0006_version_keys"),
     ]);
     for migration in migrator.migrations.to_mut() {
         if let Some((_, before)) = MENDED.iter().find(|(number, _)| *number == migration.version)

@@ -170,12 +170,12 @@ impl Vault {
         self.append(&context, self.key_event(None, &context, "rewrap_keys", details)).await.ok();
     }
 
-    /// Walks over the tenant's records until a walk finds nothing to move: writers on other servers may have used the
-    /// generation before while the first one passed.
+    /// Walks over the tenant's records until nothing is left that could be moved: writers on other servers may have used the
+    /// generation before while the first walk passed.
     async fn rewrap_tenant(&self, tenant: &TenantId, options: RewrapOptions) -> Result<(), Fault> {
         self.fetch_keys(tenant).await?;
         let mut unreadable = 0;
-        while !self.is_stopped() {
+        while !self.is_stopped() && self.stale_records(tenant).await? > unreadable {
             let (moved, failed) = self.rewrap_once(tenant).await?;
             unreadable = failed;
             if moved == 0 {
