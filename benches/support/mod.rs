@@ -83,7 +83,7 @@ impl Rig {
             root_sources: (RootKeySource::Environment(String::new()), None),
         }));
         let unlimited: BTreeMap<_, _> = Category::ALL.iter().map(|(_, word, _)| ((*word).to_owned(), 0)).collect();
-        let settings = ApiSettings { rate_limits: unlimited, metrics_need_token: false, max_requests: 0 };
+        let settings = ApiSettings { rate_limits: unlimited, ..ApiSettings::default() };
         let shell = Shell::new(Arc::clone(&clock), Arc::clone(&entropy));
         let sources = (Arc::clone(&clock), Arc::clone(&entropy));
         let app = App::new(Arc::clone(&vault), Arc::clone(&authenticator), sources, metrics, &settings, &shell);

@@ -11,6 +11,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 /// How long a request waits for a place.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -24,8 +25,8 @@ const STEPS: u32 = 256;
 const STRIDE: usize = 97;
 /// The time in which they are counted.
 const COUNTED: Duration = Duration::from_secs(1);
-/// How many are kept waiting, for each place. Each keeps its connection.
-const KEPT_WAITING: usize = 64;
+/// Of how many connections one at most may be kept waiting: the others are for those who find a place, and for the operator.
+const KEPT_WAITING: usize = 2;
 /// How many places there are for each processor: enough that some wait for the disk while others are worked on.
 const FOR_EACH_PROCESSOR: usize = 32;
 const AT_LEAST: usize = 64;
@@ -37,6 +38,7 @@ pub struct Places {
     queue: Semaphore,
     turned_away: Mutex<TurnedAway>,
     kept_waiting: Semaphore,
+    closing: CancellationToken,
 }
 
 /// How many were turned away since a moment.
@@ -50,8 +52,8 @@ struct TurnedAway {
 pub struct Place(OwnedSemaphorePermit);
 
 impl Places {
-    /// So many places; with 0, as many as the processors can make use of.
-    pub fn new(number: usize) -> Self {
+    /// So many places; with 0, as many as the processors can make use of. Nobody is kept waiting once `closing` is cancelled.
+    pub fn new(number: usize, max_connections: usize, closing: CancellationToken) -> Self {
         let usual = || thread::available_parallelism().map_or(1, usize::from) * FOR_EACH_PROCESSOR;
         let number = if number == 0 { usual().max(AT_LEAST) } else { number };
         Self {
@@ -59,7 +61,8 @@ impl Places {
             free: Arc::new(Semaphore::new(number)),
             queue: Semaphore::new(number),
             turned_away: Mutex::new(TurnedAway { since: Instant::now(), count: 0 }),
-            kept_waiting: Semaphore::new(number.saturating_mul(KEPT_WAITING).min(Semaphore::MAX_PERMITS)),
+            kept_waiting: Semaphore::new((max_connections / KEPT_WAITING).min(Semaphore::MAX_PERMITS)),
+            closing,
         }
     }
 
@@ -83,7 +86,7 @@ impl Places {
         let Some(many) = self.turned_away_before().checked_sub(self.number) else { return };
         if let Ok(_kept) = self.kept_waiting.try_acquire() {
             let step = u32::try_from(many.wrapping_mul(STRIDE) % STEPS as usize).unwrap_or_default();
-            sleep(SHORTEST + SPREAD * step / STEPS).await;
+            self.closing.run_until_cancelled(sleep(SHORTEST + SPREAD * step / STEPS)).await;
         }
     }
 
@@ -106,10 +109,9 @@ mod tests {
 
     const MANY: usize = 1_000;
 
-    #[tokio::test(start_paused = true)]
-    async fn many_who_are_turned_away_hear_it_spread_evenly() {
-        let places = Arc::new(Places::new(16));
-        let (begun, mut all) = (Instant::now(), JoinSet::new());
+    /// When many hear that there is no place.
+    async fn heard(places: Places) -> Vec<Duration> {
+        let (places, begun, mut all) = (Arc::new(places), Instant::now(), JoinSet::new());
         for _ in 0..MANY {
             let places = Arc::clone(&places);
             all.spawn(async move {
@@ -117,12 +119,34 @@ mod tests {
                 begun.elapsed()
             });
         }
-        let heard = all.join_all().await;
+        all.join_all().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_are_turned_away_hear_it_spread_evenly() {
+        let heard = heard(Places::new(16, 10 * MANY, CancellationToken::new())).await;
         assert_eq!(heard.iter().filter(|after| after.is_zero()).count(), 16);
         for eighth in 0..8 {
             let part = SHORTEST + SPREAD * eighth / 8..SHORTEST + SPREAD * (eighth + 1) / 8;
             let count = heard.iter().filter(|after| part.contains(*after)).count();
             assert!((MANY / 9..MANY / 7).contains(&count), "{count} in {part:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_half_of_the_connections_are_kept_waiting() {
+        let heard = heard(Places::new(1, 200, CancellationToken::new())).await;
+        assert_eq!(heard.iter().filter(|after| !after.is_zero()).count(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_kept_waiting_by_a_server_that_closes() {
+        let closing = CancellationToken::new();
+        let places = Places::new(1, 10 * MANY, closing.clone());
+        let (heard, ()) = tokio::join!(heard(places), async {
+            sleep(SHORTEST / 2).await;
+            closing.cancel();
+        });
+        assert!(heard.iter().all(|after| *after < SHORTEST), "{:?}", heard.iter().max());
     }
 }

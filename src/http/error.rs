@@ -26,6 +26,8 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
     /// Whether the audit log has it already, or is not to have it.
     pub recorded: bool,
+    /// Whether it is for want of a place, and may have to wait before it is told.
+    pub turned_away: bool,
 }
 
 /// The envelope of every error.
@@ -94,14 +96,22 @@ impl ApiError {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         let known = STATUSES.iter().find(|(word, _)| *word == code);
         let status = known.map_or(StatusCode::INTERNAL_SERVER_ERROR, |(_, status)| *status);
-        Self { status, code, message: message.into(), details: None, retry_after: None, recorded: false }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            details: None,
+            retry_after: None,
+            recorded: false,
+            turned_away: false,
+        }
     }
 
     /// There are more requests than the server can work on. Not for the audit log: turning away must stay cheap.
     #[must_use]
     pub fn busy() -> Self {
         let error = Self::new("service_unavailable", "The server is busy with other requests: try again later");
-        Self { retry_after: Some(1), recorded: true, ..error }
+        Self { retry_after: Some(1), recorded: true, turned_away: true, ..error }
     }
 
     /// A request that is not what the route takes.

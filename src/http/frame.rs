@@ -134,7 +134,7 @@ impl Scene {
                 *self.place() = Some(place);
                 Ok(())
             }
-            None => Err(turned_away(app).await),
+            None => Err(ApiError::busy()),
         }
     }
 
@@ -152,13 +152,6 @@ impl Scene {
         self.show(drawn.unwrap_or_else(|exhausted| Some(exhausted.quota)));
         drawn.map(drop).map_err(|exhausted| rate_limited(app, category, exhausted))
     }
-}
-
-/// The answer to a request for which there is no place, when it may be given.
-async fn turned_away(app: &App) -> ApiError {
-    app.metrics.turned_away();
-    app.places.turn_away().await;
-    ApiError::busy()
 }
 
 /// The answer to a request that came too soon.
@@ -210,14 +203,19 @@ async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Respon
         return ApiError::new("internal_error", "").into_response();
     };
     if gate.needs_place && gate.app.places.are_crowded() {
-        drop(request);
-        return turned_away(&gate.app).await.into_response();
+        drop((request, next));
+        gate.turn_away(&scene).await;
+        return ApiError::busy().into_response();
     }
     let path = Target::read(&request).and_then(Result::ok);
     let (app, action) = (gate.app.clone(), gate.action());
     let recorder = Recorder { app, scene: Arc::clone(&scene), action, path, observes: gate.word.is_some() };
-    let work = gate.pass(Arc::clone(&scene), request, next);
+    let work = gate.clone().pass(Arc::clone(&scene), request, next);
     if let Ok(response) = recorder.clone().detached(work).await {
+        if response.extensions().get::<ApiError>().is_some_and(|error| error.turned_away) {
+            // Not before: what was sent is gone by now, and whoever hangs up is kept no longer.
+            gate.turn_away(&scene).await;
+        }
         return response;
     }
     tracing::error!(request_id = %scene.context.request_id, "a handler panicked");
@@ -230,6 +228,15 @@ impl Gate {
         handlers.route_layer(middleware::from_fn_with_state(self, admit))
     }
 
+    /// Counts a request for which there is no place, gives back what it drew, and waits until it may hear of that.
+    async fn turn_away(&self, scene: &Scene) {
+        self.app.metrics.turned_away();
+        if let Some(who) = scene.principal.get() {
+            self.app.rates.give_back(&bucket_of(who), self.category, 1, scene.context.now);
+        }
+        self.app.places.turn_away().await;
+    }
+
     async fn pass(self, scene: Arc<Scene>, mut request: Request, next: Next) -> Response {
         match self.caller(&scene, request.headers()).await {
             Ok(caller) => {
@@ -237,7 +244,6 @@ impl Gate {
                 if self.needs_place
                     && let Err(busy) = scene.enter(&self.app).await
                 {
-                    self.app.rates.give_back(&bucket_of(&caller.principal), self.category, 1, scene.context.now);
                     return busy.into_response();
                 }
                 request.extensions_mut().insert(Caller { vault: caller, app: self.app, scene });

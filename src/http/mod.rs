@@ -25,6 +25,7 @@ use axum::{
     routing::{delete, get, patch, post, put},
 };
 use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
 
 pub use limits::Category;
 pub use local::{LocalDoor, SOCKET, SealStatus, Warden};
@@ -77,6 +78,10 @@ pub struct ApiSettings {
     pub metrics_need_token: bool,
     /// How many requests are worked on at one time; with 0, as many as the processors can make use of.
     pub max_requests: usize,
+    /// How many connections there are at most.
+    pub max_connections: usize,
+    /// Cancelled when the server is sealed or stops: who was turned away is kept waiting no longer.
+    pub closing: CancellationToken,
 }
 
 impl App {
@@ -117,7 +122,7 @@ impl App {
             metrics,
             registry,
             rates,
-            places: Places::new(settings.max_requests),
+            places: Places::new(settings.max_requests, settings.max_connections, settings.closing.clone()),
             sealer: shell.sealer(),
         }))
     }

@@ -48,6 +48,7 @@ struct Inside {
     vault: Weak<Vault>,
     store: Arc<dyn SecretStore>,
     second_place: SecondPlace,
+    closing: CancellationToken,
     stop: DropGuard,
 }
 
@@ -103,6 +104,8 @@ impl House {
             }
         };
         let watching = tokio::spawn(Arc::clone(&self).empty_when_sealed(ended.clone()));
+        let closing = Arc::clone(&self).close_when_stopped(shutdown.clone());
+        tokio::spawn(ended.clone().run_until_cancelled_owned(closing));
         serve(listener, tls, self.shell.router(), self.config.serve_limits(), shutdown).await;
         ended.cancel();
         if let Some(door) = door {
@@ -137,6 +140,8 @@ impl House {
             rate_limits: config.rate_limits.clone(),
             metrics_need_token: config.server.metrics_need_token,
             max_requests: config.server.max_requests,
+            max_connections: config.server.max_connections,
+            closing: stop.child_token(),
         };
         let warming = Arc::clone(&authenticator);
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move { warming.warm_up().await }));
@@ -148,7 +153,8 @@ impl House {
         if let Some(keep_for) = config.audit.keep_for {
             tokio::spawn(remove_old_events(Arc::clone(&vault), keep_for.0, stop.clone()));
         }
-        *state = State::Open(Inside { vault: Arc::downgrade(&vault), store, second_place, stop: stop.drop_guard() });
+        let (closing, stop) = (settings.closing.clone(), stop.drop_guard());
+        *state = State::Open(Inside { vault: Arc::downgrade(&vault), store, second_place, closing, stop });
         let outside: (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let app = App::new(vault, authenticator, outside, metrics, &settings, &self.shell);
         self.shell.open(router(app, &settings));
@@ -168,6 +174,14 @@ impl House {
             };
             inside.empty().await;
             tracing::warn!("sealed: the keys are forgotten");
+        }
+    }
+
+    /// Lets nobody who was turned away wait any longer when the server stops.
+    async fn close_when_stopped(self: Arc<Self>, shutdown: CancellationToken) {
+        shutdown.cancelled().await;
+        if let State::Open(inside) = &*self.state.lock().await {
+            inside.closing.cancel();
         }
     }
 
