@@ -55,20 +55,34 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(at) = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000) else {
+        let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000);
+        let Some(at) = at.ok().filter(|at| at.year() >= 0) else {
             return f.write_str("9999-12-31T23:59:59.999999Z");
         };
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second(),
-            at.microsecond()
-        )
+        let (year, month, day) = at.to_calendar_date();
+        let (hour, minute, second, micros) = at.to_hms_micro();
+        let fields = [
+            year.unsigned_abs(),
+            u8::from(month).into(),
+            day.into(),
+            hour.into(),
+            minute.into(),
+            second.into(),
+            micros,
+        ];
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (field, value) in text.split_mut(|byte| !byte.is_ascii_digit()).zip(fields) {
+            write_decimal(field, value);
+        }
+        f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Fills the field with the number's last digits.
+fn write_decimal(field: &mut [u8], mut number: u32) {
+    for digit in field.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
     }
 }
 
@@ -146,6 +160,23 @@ mod tests {
         assert_eq!(text.parse::<Timestamp>().unwrap().to_string(), text);
         assert_eq!("1970-01-01T01:00:00+01:00".parse::<Timestamp>().unwrap(), Timestamp::from_micros(0));
         assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    proptest::proptest! {
+        /// Of the years from 0 to 9999.
+        #[test]
+        fn reads_what_it_wrote(micros in -62_167_219_200_000_000_i64..=253_402_300_799_999_999) {
+            let text = Timestamp::from_micros(micros).to_string();
+            assert_eq!(text.len(), 27, "{text}");
+            assert_eq!(text.parse(), Ok(Timestamp::from_micros(micros)), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_instant_without_a_year_of_four_digits_is_written_as_the_last_one() {
+        for micros in [i64::MIN, -62_167_219_200_000_001, 253_402_300_800_000_000, i64::MAX] {
+            assert_eq!(Timestamp::from_micros(micros).to_string(), "9999-12-31T23:59:59.999999Z");
+        }
     }
 
     #[test]

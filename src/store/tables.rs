@@ -64,13 +64,14 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     pub async fn list(&mut self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+        // The limit is a sum, since SQLite prepares a statement anew each time where it is a parameter.
         const SQL: &str = concat!(
             "SELECT 0, ",
             head_columns!("s"),
             " FROM secrets AS s
               WHERE s.tenant = $1 AND s.path >= $2 AND s.path < $3 AND s.path > $4
                 AND s.deleted_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > $5)
-              ORDER BY s.path LIMIT $6 OFFSET $7"
+              ORDER BY s.path LIMIT 0 + $6 OFFSET $7"
         );
         // Every byte of a path is below DEL, so this is the first text after all paths with the prefix.
         let end = format!("{}\u{7f}", scan.prefix);
