@@ -205,9 +205,10 @@ async fn store_batch(State(store): State<Arc<Store>>, body: Bytes) -> Response {
 
 /// One row in a transaction of its own, durable before it is answered.
 async fn store_put(State(store): State<Arc<Store>>, Path(path): Path<String>, body: Bytes) -> Response {
-    const SQL: &str = "INSERT OR REPLACE INTO versions SELECT tenant, path, 2, secret_type, created_at, created_by,
-                              expires_at, destroyed_at, key_generation, wrapped_key, $2
-                       FROM versions WHERE tenant = 'default' AND path = $1 AND version = 1";
+    const SQL: &str = "INSERT INTO versions SELECT tenant, path, 2, secret_type, created_at, created_by, expires_at,
+                              destroyed_at, key_generation, wrapped_key, $2
+                       FROM versions WHERE tenant = 'default' AND path = $1 AND version = 1
+                       ON CONFLICT (tenant, path, version) DO UPDATE SET ciphertext = excluded.ciphertext";
     let body: PutBody<'_> = serde_json::from_slice(&body).unwrap();
     let mut writer = store.writer.lock().await;
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.unwrap();
