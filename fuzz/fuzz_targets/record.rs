@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use portcullis::{
     crypto::{Keyring, RootKey},
-    domain::{SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedKey},
+    domain::{MaskedKey, SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedKey},
     server::SystemEntropy,
 };
 use zeroize::Zeroizing;
@@ -42,6 +42,7 @@ fuzz_target!(|input: (u32, u16, u8, &[u8])| {
         key_generation: generation % 3,
         wrapped_key: bytes[..split].to_vec(),
         ciphertext: bytes[split..].to_vec(),
+        masked_key: MaskedKey::default(),
     };
     assert!(stranger.open(tenant, path, Version::FIRST, &forged).is_err(), "nobody sealed this");
     let other = TenantId::parse("other").unwrap();
@@ -50,7 +51,9 @@ fuzz_target!(|input: (u32, u16, u8, &[u8])| {
 
     let value = SecretValue::new(Zeroizing::new(bytes.to_vec()));
     let sealed = keyring.seal(tenant, path, Version::FIRST, &value).unwrap();
-    assert_eq!(keyring.open(tenant, path, Version::FIRST, &sealed).unwrap().expose(), bytes);
+    for _ in ["unwrapped", "unmasked"] {
+        assert_eq!(keyring.open(tenant, path, Version::FIRST, &sealed).unwrap().expose(), bytes);
+    }
     assert!(stranger.open(tenant, path, Version::FIRST, &sealed).is_err(), "another key");
     if change != 0 {
         assert!(keyring.open(tenant, path, Version::FIRST, &changed(sealed, at.into(), change)).is_err());

@@ -17,7 +17,8 @@ use crate::domain::{Entropy, MAX_VALUE_BYTES, SecretPath, Version};
 
 pub const SALT: usize = 32;
 const TAG: usize = 16;
-const COMMITMENT: usize = 32;
+/// What a sealed value begins with.
+pub const COMMITMENT: usize = 32;
 /// Longest sealed value. What is longer was not sealed here, and is not worth a copy.
 const SEALED: usize = COMMITMENT + MAX_VALUE_BYTES + TAG;
 
@@ -164,15 +165,27 @@ pub struct Bound<'a> {
     pub associated_data: &'a [u8],
 }
 
-/// Undoes [`wrap`] and [`seal`] of a value whose data key is wrapped.
+/// Undoes [`wrap`] and [`seal`] of a value whose data key is wrapped. Where it opens, `keep` may look at the key.
 pub fn open_wrapped(
     wrapping: &[u8; 32],
     data_key: &Bound<'_>,
     value: &Bound<'_>,
+    keep: impl FnOnce(&[u8; 32]),
 ) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let mut key = Zeroizing::new([0; 32]);
     let opened = unwrap_into(&mut key, wrapping, data_key.text, data_key.associated_data)
-        .and_then(|()| open_with(&key, value.text, value.associated_data));
+        .and_then(|()| open_with(&key, value.text, value.associated_data))
+        .inspect(|_| keep(&key));
+    scrub_stack();
+    opened
+}
+
+/// Undoes [`seal`] of a value that `key` is known to have sealed: what the value commits to is not compared again.
+pub fn open_known(
+    key: impl FnOnce() -> Zeroizing<[u8; 32]>,
+    value: &Bound<'_>,
+) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
+    let opened = split_commitment(value.text).and_then(|(_, body)| open_body(&key(), body, value.associated_data));
     scrub_stack();
     opened
 }
@@ -182,13 +195,22 @@ pub fn open_wrapped(
 /// own, for the caller to scrub.
 #[inline(never)]
 fn open_with(data_key: &[u8; 32], sealed: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
-    if sealed.len() > SEALED {
-        return Err(CryptoError::Malformed);
-    }
-    let (committed, body) = sealed.split_at_checked(COMMITMENT).ok_or(CryptoError::Malformed)?;
+    let (committed, body) = split_commitment(sealed)?;
     if !bool::from(commitment(data_key).ct_eq(committed)) {
         return Err(CryptoError::Unauthentic);
     }
+    open_body(data_key, body, associated_data)
+}
+
+fn split_commitment(sealed: &[u8]) -> Result<(&[u8], &[u8]), CryptoError> {
+    if sealed.len() > SEALED {
+        return Err(CryptoError::Malformed);
+    }
+    sealed.split_at_checked(COMMITMENT).ok_or(CryptoError::Malformed)
+}
+
+/// Leaves traces on the stack, for the caller to scrub.
+fn open_body(data_key: &[u8; 32], body: &[u8], associated_data: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
     let mut plain = Zeroizing::new(body.to_vec());
     let length = decrypt(data_key, associated_data, &mut plain)?.len();
     plain.truncate(length);

@@ -9,11 +9,12 @@ use arc_swap::ArcSwap;
 
 use super::{
     CryptoError, RootKey,
-    envelope::{Bound, Data, Key, Place, Purpose, fresh_key, open_wrapped, seal, unwrap, wrap},
+    envelope::{Bound, Data, Key, Place, Purpose, fresh_key, open_known, open_wrapped, seal, unwrap, wrap},
     locked::LockedKey,
+    mask::Mask,
 };
 use crate::domain::{
-    Entropy, KeyStock, SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedDataKey, WrappedKey,
+    Entropy, KeyStock, MaskedKey, SealedValue, SecretPath, SecretValue, TenantId, Version, WrappedDataKey, WrappedKey,
 };
 
 /// Seals and opens records with the tenants' key-encryption keys, which it holds once they were handed in.
@@ -21,6 +22,7 @@ pub struct Keyring {
     root: ArcSwap<RootKey>,
     entropy: Arc<dyn Entropy>,
     tenants: RwLock<HashMap<TenantId, Arc<TenantKeys>>>,
+    mask: Mask,
 }
 
 struct TenantKeys {
@@ -32,7 +34,8 @@ impl Keyring {
     /// A keyring that holds no tenant's keys yet.
     #[must_use]
     pub fn new(root: RootKey, entropy: Arc<dyn Entropy>) -> Self {
-        Self { root: ArcSwap::from_pointee(root), entropy, tenants: RwLock::default() }
+        let mask = Mask::new(&fresh_key(&*entropy));
+        Self { root: ArcSwap::from_pointee(root), entropy, tenants: RwLock::default(), mask }
     }
 
     /// The root key, for what is derived from it.
@@ -173,10 +176,11 @@ impl Keyring {
             wrapped_key: wrap(keys.of(keys.newest)?, &data_key, &data, &*self.entropy)?,
             // The value's own data names no key generation: re-wrapping its data key must not touch it.
             ciphertext: seal(&data_key, value.expose(), &value_data(tenant, path, version))?,
+            masked_key: MaskedKey::default(),
         })
     }
 
-    /// Opens a record at the place where it was found.
+    /// Opens a record at the place where it was found. Opened again, it need not be unwrapped again.
     ///
     /// # Errors
     ///
@@ -189,11 +193,17 @@ impl Keyring {
         sealed: &SealedValue,
     ) -> Result<SecretValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
-        let key_data = data_key_data(tenant, path, version, sealed.key_generation);
+        let wrapping = keys.of(sealed.key_generation)?;
         let value_data = value_data(tenant, path, version);
-        let data_key = Bound { text: &sealed.wrapped_key, associated_data: &key_data };
         let value = Bound { text: &sealed.ciphertext, associated_data: &value_data };
-        open_wrapped(keys.of(sealed.key_generation)?, &data_key, &value).map(SecretValue::new)
+        let opened = if let Some(masked) = sealed.masked_key.get() {
+            open_known(|| self.mask.apply(sealed, masked), &value)
+        } else {
+            let key_data = data_key_data(tenant, path, version, sealed.key_generation);
+            let data_key = Bound { text: &sealed.wrapped_key, associated_data: &key_data };
+            open_wrapped(wrapping, &data_key, &value, |key| sealed.masked_key.keep(*self.mask.apply(sealed, key)))
+        };
+        opened.map(SecretValue::new)
     }
 
     fn keys_of(&self, tenant: &TenantId) -> Option<Arc<TenantKeys>> {
@@ -266,6 +276,68 @@ mod tests {
         let again = keyring.seal(&ours, &here, one, &value).unwrap();
         assert_ne!(again.wrapped_key, sealed.wrapped_key);
         assert_ne!(again.ciphertext, sealed.ciphertext);
+    }
+
+    /// A tenant with two generations of keys, and a record of it under the newest.
+    fn sealed_by(keyring: &Keyring) -> (TenantId, SecretPath, SealedValue) {
+        let (tenant, path) = (TenantId::parse("ours").unwrap(), SecretPath::parse("a/b").unwrap());
+        let keys = [1, 2].map(|generation| keyring.fresh_tenant_key(&tenant, generation).unwrap());
+        keyring.take_in(&tenant, &keys).unwrap();
+        let value = SecretValue::new(Zeroizing::new(b"{\"k\":1}".to_vec()));
+        let sealed = keyring.seal(&tenant, &path, Version::FIRST, &value).unwrap();
+        (tenant, path, sealed)
+    }
+
+    #[test]
+    fn what_was_opened_before_opens_as_it_did_and_no_more() {
+        let keyring = keyring();
+        let (tenant, path, mut sealed) = sealed_by(&keyring);
+        let open = |sealed: &SealedValue| keyring.open(&tenant, &path, Version::FIRST, sealed);
+        for masked in [false, true, true] {
+            assert_eq!(sealed.masked_key.get().is_some(), masked);
+            assert_eq!(open(&sealed).unwrap().expose(), b"{\"k\":1}");
+        }
+        let (there, two) = (SecretPath::parse("a/c").unwrap(), Version::FIRST.next().unwrap());
+        assert!(keyring.open(&tenant, &there, Version::FIRST, &sealed).is_err());
+        assert!(keyring.open(&tenant, &path, two, &sealed).is_err());
+        for bit in 0..sealed.wrapped_key.len() * 8 {
+            sealed.wrapped_key[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open(&sealed).unwrap_err(), CryptoError::Unauthentic, "bit {bit} of the wrapped key");
+            sealed.wrapped_key[bit / 8] ^= 1 << (bit % 8);
+        }
+        for bit in 0..sealed.ciphertext.len() * 8 {
+            sealed.ciphertext[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(open(&sealed).unwrap_err(), CryptoError::Unauthentic, "bit {bit} of the ciphertext");
+            sealed.ciphertext[bit / 8] ^= 1 << (bit % 8);
+        }
+        sealed.key_generation = 1;
+        assert_eq!(open(&sealed).unwrap_err(), CryptoError::Unauthentic);
+        sealed.key_generation = 3;
+        assert_eq!(open(&sealed).unwrap_err(), CryptoError::UnknownKey);
+        sealed.key_generation = 2;
+        assert!(open(&sealed).is_ok(), "all of it is as it was");
+    }
+
+    #[test]
+    fn a_masked_key_is_of_no_use_without_the_keyring_that_masked_it() {
+        let (ours, theirs) = (keyring(), keyring());
+        let (tenant, path, sealed) = sealed_by(&ours);
+        // The same keys in another keyring.
+        let keys = ours.keys_of(&tenant).unwrap();
+        theirs.tenants.write().unwrap().insert(tenant.clone(), keys);
+        let opens =
+            |keyring: &Keyring, sealed: &SealedValue| keyring.open(&tenant, &path, Version::FIRST, sealed).is_ok();
+        assert!(opens(&theirs, &sealed.clone()), "a copy has no masked key");
+        assert!(opens(&ours, &sealed));
+        assert!(!opens(&theirs, &sealed));
+        let again = sealed.clone();
+        assert!(again.masked_key.get().is_none() && again == sealed);
+        assert!(opens(&ours, &again));
+        assert_eq!(again.masked_key.get(), sealed.masked_key.get());
+        let other =
+            ours.seal(&tenant, &path, Version::FIRST, &SecretValue::new(Zeroizing::new(b"{}".to_vec()))).unwrap();
+        assert!(opens(&ours, &other));
+        assert_ne!(other.masked_key.get(), sealed.masked_key.get());
     }
 
     #[test]

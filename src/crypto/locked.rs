@@ -3,47 +3,49 @@
 use std::sync::Once;
 
 use region::LockGuard;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use super::envelope::Key;
 
 /// A key that stays.
-pub struct LockedKey {
+pub type LockedKey = Locked<Zeroizing<[u8; 32]>>;
+
+/// What stays. It has to wipe itself when it is dropped.
+pub struct Locked<T> {
     // Let go of before the page, which it is about.
     _lock: Option<LockGuard>,
-    page: Box<Page>,
+    page: Box<Page<T>>,
 }
 
 /// A whole page: what is locked is let go of by pages, and a neighbour's must not be.
 #[repr(C, align(4096))]
-struct Page {
-    key: [u8; 32],
-}
+struct Page<T>(T);
 
-impl From<Key> for LockedKey {
-    fn from(key: Key) -> Self {
+impl<T> Locked<T> {
+    /// Has `fill` write over something empty where it is to stay, so that no copy of it is left elsewhere.
+    pub fn new(empty: T, fill: impl FnOnce(&mut T)) -> Self {
         static TOLD: Once = Once::new();
-        let mut page = Box::new(Page { key: [0; 32] });
-        let lock = region::lock(page.key.as_ptr(), size_of::<Page>());
+        let mut page = Box::new(Page(empty));
+        let lock = region::lock(&raw const *page, size_of::<Page<T>>());
         if let Err(error) = &lock {
             TOLD.call_once(|| tracing::warn!(%error, "a key may be swapped: the limit of locked memory is too low"));
         }
-        page.key.copy_from_slice(&*key);
+        fill(&mut page.0);
         Self { _lock: lock.ok(), page }
     }
 }
 
-impl std::ops::Deref for LockedKey {
-    type Target = [u8; 32];
-
-    fn deref(&self) -> &[u8; 32] {
-        &self.page.key
+impl From<Key> for LockedKey {
+    fn from(key: Key) -> Self {
+        Self::new(Zeroizing::default(), |here| here.copy_from_slice(&*key))
     }
 }
 
-impl Drop for LockedKey {
-    fn drop(&mut self) {
-        self.page.key.zeroize();
+impl<T> std::ops::Deref for Locked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.page.0
     }
 }
 
@@ -69,7 +71,7 @@ mod tests {
     fn a_key_that_stays_is_locked_until_it_goes() {
         let before = locked();
         let keys: Vec<LockedKey> = (0..4).map(|n| Key::copy_of(&[n; 32]).into()).collect();
-        assert_eq!(*keys[3], [3; 32]);
+        assert_eq!(**keys[3], [3; 32]);
         let during = locked();
         drop(keys);
         if during == before {

@@ -17,6 +17,7 @@ mod cursor;
 mod envelope;
 mod keyring;
 mod locked;
+mod mask;
 mod program;
 mod root;
 mod sealed_file;

@@ -1,5 +1,7 @@
 //! Wrapped keys, as the store keeps them and the keyring makes them. All of it is opaque to the store.
 
+use std::sync::OnceLock;
+
 use zeroize::Zeroize;
 
 use super::{SecretPath, TenantId, Version};
@@ -81,5 +83,43 @@ impl Drop for Key {
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key(…)")
+    }
+}
+
+/// A data key, masked by the keyring that unwrapped it: of no use to anybody else. It goes with the value that it was kept
+/// with, is no part of what that value is, and is not copied with it.
+#[derive(Default)]
+pub struct MaskedKey(OnceLock<[u8; 32]>);
+
+impl MaskedKey {
+    /// What was kept, if anything was.
+    #[must_use]
+    pub fn get(&self) -> Option<&[u8; 32]> {
+        self.0.get()
+    }
+
+    /// Keeps a masked key, unless there is one.
+    pub fn keep(&self, masked: [u8; 32]) {
+        self.0.set(masked).ok();
+    }
+}
+
+impl Clone for MaskedKey {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for MaskedKey {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for MaskedKey {}
+
+impl std::fmt::Debug for MaskedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MaskedKey(…)")
     }
 }

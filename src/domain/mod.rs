@@ -19,7 +19,7 @@ pub use audit::{
     AuditOrder, AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Link, Receipt, ReceiptSlot, StoredAuditRow,
 };
 pub use hex::hex;
-pub use keys::{GenerationUse, Key, KeyStock, WrappedDataKey, WrappedKey};
+pub use keys::{GenerationUse, Key, KeyStock, MaskedKey, WrappedDataKey, WrappedKey};
 pub use path::{InvalidPath, MAX_BYTES as MAX_PATH_BYTES, MAX_SEGMENTS, SecretPath};
 pub use pattern::{InvalidPattern, MAX_PATTERN_BYTES, PathPattern};
 pub use ports::{Clock, Entropy};

@@ -1,6 +1,6 @@
 //! What the store keeps: secrets as ciphertext with their descriptions.
 
-use super::{MetadataText, SecretPath, SecretType, Timestamp, Version};
+use super::{MaskedKey, MetadataText, SecretPath, SecretType, Timestamp, Version};
 
 /// A value under its own data key, and that key under a key-encryption key. Both parts are opaque to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct SealedValue {
     pub wrapped_key: Vec<u8>,
     /// Key commitment and ciphertext.
     pub ciphertext: Vec<u8>,
+    /// The data key once more, after the value was opened. Never stored.
+    pub masked_key: MaskedKey,
 }
 
 /// A secret as a whole: what all its versions share.

@@ -8,7 +8,8 @@ use super::{
     statements::ManyRows,
 };
 use crate::domain::{
-    Head, MetadataText, Record, SealedValue, SecretPath, SecretType, TenantId, Timestamp, Version, VersionRecord,
+    Head, MaskedKey, MetadataText, Record, SealedValue, SecretPath, SecretType, TenantId, Timestamp, Version,
+    VersionRecord,
 };
 
 /// One connection, for the length of a transaction or of one statement.
@@ -199,7 +200,8 @@ fn sealed(row: &impl Columns) -> StoreResult<Option<SealedValue>> {
     else {
         return Ok(None);
     };
-    Ok(Some(SealedValue { key_generation: narrow(generation)?, wrapped_key, ciphertext }))
+    let (key_generation, masked_key) = (narrow(generation)?, MaskedKey::default());
+    Ok(Some(SealedValue { key_generation, wrapped_key, ciphertext, masked_key }))
 }
 
 fn secret_type(word: &str) -> StoreResult<SecretType> {

@@ -12,8 +12,8 @@ use std::{
 use portcullis::{
     audit::{AuditChain, AuditKeys, CHECKPOINT, Note, Verifier},
     domain::{
-        AuditOrder, AuditPlace, AuditRow, AuditScan, Head, KeyStock, Metadata, MetadataText, Record, SealedValue,
-        SecretPath, SecretType, StoredAuditRow, TenantId, Timestamp, Version, WrappedDataKey, WrappedKey,
+        AuditOrder, AuditPlace, AuditRow, AuditScan, Head, KeyStock, MaskedKey, Metadata, MetadataText, Record,
+        SealedValue, SecretPath, SecretType, StoredAuditRow, TenantId, Timestamp, Version, WrappedDataKey, WrappedKey,
     },
     server::SystemClock,
     store::{
@@ -159,7 +159,8 @@ const fn at(micros: i64) -> Timestamp {
 /// What the tests' seal makes of a version.
 fn sealed(version: Version) -> SealedValue {
     let number = version.get().to_be_bytes().to_vec();
-    SealedValue { key_generation: 1, wrapped_key: [&[0, 255][..], &number].concat(), ciphertext: number }
+    let wrapped_key = [&[0, 255][..], &number].concat();
+    SealedValue { key_generation: 1, wrapped_key, ciphertext: number, masked_key: MaskedKey::default() }
 }
 
 fn put() -> Put {
