@@ -60,8 +60,8 @@ impl PathPattern {
     /// Whether the whole of `path` matches.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
-        let segments: Vec<&str> = path.split('/').collect();
-        wildcard_match(&self.segments, &segments, |s| matches!(s, Segment::AnyDepth), Segment::matches)
+        let segments = path.as_bytes().split(|byte| *byte == b'/');
+        wildcard_match(&self.segments, segments, |s| matches!(s, Segment::AnyDepth), Segment::matches)
     }
 
     /// The longest text that every matching path starts with: where a scan of the store may begin.
@@ -95,11 +95,11 @@ impl Segment {
         Ok(Self::Literal(text.to_owned()))
     }
 
-    fn matches(&self, segment: &&str) -> bool {
+    fn matches(&self, segment: &&[u8]) -> bool {
         match self {
             Self::AnyDepth => true,
-            Self::Literal(text) => text == segment,
-            Self::Wild(glob) => wildcard_match(glob, segment.as_bytes(), |g| *g == b'*', |g, b| *g == b'?' || g == b),
+            Self::Literal(text) => text.as_bytes() == *segment,
+            Self::Wild(glob) => wildcard_match(glob, segment.iter(), |g| *g == b'*', |g, b| *g == b'?' || g == *b),
         }
     }
 }
@@ -108,30 +108,33 @@ impl Segment {
 ///
 /// Greedy with one point to come back to, so the time is at most the product of the two lengths; see Kirk J. Krauss,
 /// "Matching Wildcards: An Algorithm", Dr. Dobb's Journal, 2008.
-fn wildcard_match<P, T>(pattern: &[P], text: &[T], is_star: impl Fn(&P) -> bool, one: impl Fn(&P, &T) -> bool) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut resume: Option<(usize, usize)> = None;
-    while let Some(item) = text.get(t) {
-        match pattern.get(p) {
-            Some(star) if is_star(star) => {
-                resume = Some((p + 1, t));
-                p += 1;
+fn wildcard_match<P, T: Iterator + Clone>(
+    pattern: &[P],
+    mut text: T,
+    is_star: impl Fn(&P) -> bool,
+    one: impl Fn(&P, &T::Item) -> bool,
+) -> bool {
+    let mut p = 0;
+    // The place after the last star, and what of the text is left if the star stands for as little as it still may.
+    let mut resume: Option<(usize, T)> = None;
+    loop {
+        if pattern.get(p).is_some_and(&is_star) {
+            p += 1;
+            resume = Some((p, text.clone()));
+            continue;
+        }
+        let Some(item) = text.next() else { break };
+        match (pattern.get(p), &mut resume) {
+            (Some(single), _) if one(single, &item) => p += 1,
+            (_, Some((after_star, from))) => {
+                p = *after_star;
+                from.next();
+                text = from.clone();
             }
-            Some(single) if one(single, item) => {
-                p += 1;
-                t += 1;
-            }
-            _ => match resume {
-                Some((after_star, from)) => {
-                    p = after_star;
-                    t = from + 1;
-                    resume = Some((after_star, from + 1));
-                }
-                None => return false,
-            },
+            (_, None) => return false,
         }
     }
-    pattern.iter().skip(p).all(is_star)
+    p == pattern.len()
 }
 
 #[cfg(test)]

@@ -116,20 +116,17 @@ impl PrefixKey {
     fn then(self, byte: u8) -> Self {
         Self((self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
     }
-
-    fn then_all(self, text: &str) -> Self {
-        text.bytes().fold(self, Self::then)
-    }
 }
 
 /// The key of the empty prefix, and of each run of whole leading segments.
 fn keys_of_path(path: &str) -> impl Iterator<Item = u64> {
-    let prefixes = path.split('/').scan(None, |before: &mut Option<PrefixKey>, segment| {
-        let start = before.map_or(PrefixKey::EMPTY, |key| key.then(b'/'));
-        let key = start.then_all(segment);
-        *before = Some(key);
-        Some(key.0)
+    let bytes = path.bytes().chain(std::iter::once(b'/'));
+    let before_each = bytes.scan(PrefixKey::EMPTY, |key, byte| {
+        let before = *key;
+        *key = before.then(byte);
+        Some((byte, before.0))
     });
+    let prefixes = before_each.filter(|(byte, _)| *byte == b'/').map(|(_, key)| key);
     std::iter::once(PrefixKey::EMPTY.0).chain(prefixes)
 }
 

@@ -5,6 +5,8 @@ use std::{
     collections::{BTreeSet, HashMap},
 };
 
+use smallvec::SmallVec;
+
 use crate::{
     conditions::Cause,
     index::{Entry, Index, PolicySet},
@@ -14,6 +16,12 @@ use crate::{
 
 /// Most rule names in one decision; what is cut changes the report alone, never the answer.
 const MAX_REPORTED_RULES: usize = 16;
+
+/// As many as mostly are about one access: they are dealt with without asking for memory.
+const FEW: usize = 8;
+
+/// Rules, each with the position of its policy.
+type Applying<'r> = SmallVec<[(usize, &'r Rule); FEW]>;
 
 /// Accepted settings, made ready for many questions.
 pub struct Rules {
@@ -91,8 +99,8 @@ impl Rules {
 
     /// The rules that are about this access, in the order of the settings: bound, of this action, the path matching,
     /// the secret carrying the rule's tags.
-    fn applying<I: Inputs>(&self, request: &Request<I>, action: Actions, path: &str) -> Vec<(usize, &Rule)> {
-        let mut found: Vec<usize> = Vec::new();
+    fn applying<I: Inputs>(&self, request: &Request<I>, action: Actions, path: &str) -> Applying<'_> {
+        let mut found: SmallVec<[usize; FEW]> = SmallVec::new();
         for bucket in self.index.buckets(path) {
             if bucket.iter().any(|entry| entry.actions.contains(action)) {
                 let bound = request.bound(|inputs| self.bound_to(inputs));
@@ -156,23 +164,25 @@ impl<'r> Decision<'r> {
 }
 
 /// The entries of a bucket whose policy is bound. Walks the bucket, or the bound policies where those are much fewer.
-fn bound_entries<'i>(bucket: &'i [Entry], bound: &'i PolicySet) -> Box<dyn Iterator<Item = &'i Entry> + 'i> {
+fn bound_entries<'i>(bucket: &'i [Entry], bound: &'i PolicySet) -> impl Iterator<Item = &'i Entry> {
     const SMALL: usize = 64;
-    if bucket.len() <= SMALL || bucket.len() / SMALL < bound.len() {
-        return Box::new(bucket.iter().filter(|entry| bound.contains(entry.policy)));
-    }
-    Box::new(bound.iter().flat_map(|policy| {
+    let by_bucket = bucket.len() <= SMALL || bucket.len() / SMALL < bound.len();
+    let (walked, looked_up) = if by_bucket { (Some(bucket), None) } else { (None, Some(bound)) };
+    let of_policy = |policy| {
         let start = bucket.partition_point(|entry| entry.policy < policy);
         bucket.iter().skip(start).take_while(move |entry| entry.policy == policy)
-    }))
+    };
+    let walked = walked.into_iter().flatten().filter(|entry| bound.contains(entry.policy));
+    walked.chain(looked_up.into_iter().flat_map(PolicySet::iter).flat_map(of_policy))
 }
 
 /// The answer where no rule denies. A rule that could only repeat what is settled is not asked about its conditions.
 fn allowed<'r, I: Inputs>(request: &Request<I>, applying: &[(usize, &'r Rule)]) -> Decision<'r> {
     let allows = applying.iter().map(|(_, rule)| *rule).filter(|rule| rule.effect == RuleEffect::Allow);
-    let mut allows: Vec<&Rule> = allows.collect();
+    let mut allows: SmallVec<[&Rule; FEW]> = allows.collect();
     allows.sort_by_key(|rule| (rule.conditions.is_some(), !rule.limits_fields()));
-    let (mut holding, mut refusals) = (Vec::new(), Vec::new());
+    let mut holding: SmallVec<[&Rule; FEW]> = SmallVec::new();
+    let mut refusals: SmallVec<[(Cause, &Rule); FEW]> = SmallVec::new();
     for rule in allows {
         if !holding.is_empty() && !rule.limits_fields() {
             continue;
