@@ -41,7 +41,7 @@ impl SecretPath {
         if text.len() > MAX_BYTES {
             return Err(InvalidPath::TooLong);
         }
-        if text.split('/').count() > MAX_SEGMENTS {
+        if text.bytes().filter(|byte| *byte == b'/').count() >= MAX_SEGMENTS {
             return Err(InvalidPath::TooManySegments);
         }
         let mut at_start = true;

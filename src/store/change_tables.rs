@@ -158,7 +158,7 @@ impl<B: Backend> Tables<'_, B> {
         };
         let done =
             done.and_then(|mut done| done.pop().unwrap_or(Err(StoreError::Uncommitted))).map(|(outcome, _)| outcome);
-        if matches!(done, Err(StoreError::Database(_))) {
+        if done.as_ref().is_err_and(StoreError::is_of_the_database) {
             // The caller has to undo more than this, if the database has not done so.
             return done;
         }
@@ -438,7 +438,7 @@ impl Head {
 /// Tells what fails one change from what fails the transaction: the database alone does that.
 fn apart<T>(result: StoreResult<T>) -> StoreResult<StoreResult<T>> {
     match result {
-        Err(error @ StoreError::Database(_)) => Err(error),
+        Err(error) if error.is_of_the_database() => Err(error),
         other => Ok(other),
     }
 }

@@ -6,6 +6,7 @@ mod background;
 mod backup;
 mod cache;
 mod change_tables;
+mod direct;
 mod key_tables;
 mod log_check;
 mod migrations;
@@ -37,6 +38,9 @@ pub enum StoreError {
     /// The database answered with an error, or not at all.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    /// The same, where SQLite was called without a driver between.
+    #[error("database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
     /// The tables could not be brought to this program's version.
     #[error("migration: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
@@ -75,6 +79,13 @@ pub enum StoreError {
     /// The data directory or the library is not fit for use.
     #[error("{0}")]
     Unfit(String),
+}
+
+impl StoreError {
+    /// Whether the database itself failed: it may have given up the whole transaction then.
+    const fn is_of_the_database(&self) -> bool {
+        matches!(self, Self::Database(_) | Self::Sqlite(_))
+    }
 }
 
 /// What every method answers with.

@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use sqlx::{
-    ConnectOptions, Connection, PgPool, Postgres,
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{StoreResult, migrations, sql_store::SqlStore, writer::WriterHandle};
+use super::{StoreError, StoreResult, migrations, sql::Writing, sql_store::SqlStore, writer::WriterHandle};
 
 /// How long a request waits for a free connection before it is told that the store is not there.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many servers may share a database.
+const MOST_CHAINS: u32 = 1_000;
+/// The space of the locks on chains: the ASCII of `chai`.
+const CHAIN_LOCKS: i64 = 0x6368_6169;
 
 /// What every session is set to, whatever the database's own defaults are. An acknowledged write must survive a crash;
 /// and what no request waits for any longer must not hold a connection or a lock.
@@ -60,4 +64,62 @@ async fn migrate(options: &PgConnectOptions) -> StoreResult<()> {
     let mut connection = options.connect().await?;
     migrations::postgres().run_direct(None, &mut connection, false).await?;
     Ok(connection.close().await?)
+}
+
+impl Writing for Postgres {
+    type Options = PgConnectOptions;
+
+    const BEGIN: &'static str = "BEGIN";
+
+    async fn connect(options: &PgConnectOptions) -> StoreResult<PgConnection> {
+        Ok(options.connect().await?)
+    }
+
+    async fn close(connection: PgConnection) {
+        Connection::close(connection).await.ok();
+    }
+
+    async fn abandon(connection: PgConnection) {
+        connection.close_hard().await.ok();
+    }
+
+    async fn claim_chain(connection: &mut PgConnection, wanted: Option<u32>) -> StoreResult<u32> {
+        if let Some(chain) = wanted {
+            // What held it may be a connection of this server that the database has not given up yet.
+            let again = claim(connection, "SELECT true FROM pg_advisory_lock($1::int, $2::int)", chain).await;
+            if again.is_ok_and(|taken| taken) {
+                return Ok(chain);
+            }
+        }
+        for chain in 1..=MOST_CHAINS {
+            if claim(connection, "SELECT pg_try_advisory_lock($1::int, $2::int)", chain).await? {
+                return Ok(chain);
+            }
+        }
+        Err(StoreError::Unfit(format!("{MOST_CHAINS} servers write to this database already")))
+    }
+
+    async fn leave_waiting(_: &mut PgConnection) -> StoreResult<()> {
+        Ok(())
+    }
+
+    /// The log of transactions is the database's own affair, and is written over in its time.
+    async fn settle_log(_: &mut PgConnection) -> StoreResult<bool> {
+        Ok(true)
+    }
+
+    /// Locks are of rows and names; a statement that waits too long for one has failed.
+    fn is_locked(_: &StoreError) -> bool {
+        false
+    }
+
+    /// The database stops by itself then.
+    fn is_failed_sync(_: &StoreError) -> bool {
+        false
+    }
+}
+
+async fn claim(connection: &mut PgConnection, sql: &'static str, chain: u32) -> StoreResult<bool> {
+    let row = sqlx::query(sql).bind(CHAIN_LOCKS).bind(i64::from(chain)).fetch_one(connection).await?;
+    Ok(row.try_get(0)?)
 }

@@ -2,10 +2,7 @@
 
 use std::{future::Future, sync::LazyLock, time::Duration};
 
-use sqlx::{
-    AssertSqlSafe, Connection, Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow,
-    sqlite::SqliteRow,
-};
+use sqlx::{Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow, sqlite::SqliteRow};
 
 use super::{
     StoreError, StoreResult,
@@ -32,11 +29,13 @@ pub trait Columns {
     fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>>;
 }
 
-/// What a backend's connections are opened by.
-pub type OptionsOf<B> = <<B as Database>::Connection as Connection>::Options;
+/// A database that the vault can live in, over connections of one kind.
+pub trait Backend: Sized + 'static {
+    /// A connection.
+    type Connection: Send;
+    /// A row of an answer.
+    type Row: Columns + Send;
 
-/// A database that the vault can live in.
-pub trait Backend: Database<Row: Columns> {
     /// The statement of [`super::SecretStore::get_many`]: `$1` the tenant, `$2` a JSON array of paths, `$3` a JSON array
     /// of as many versions (or NULL, where the newest are meant). Answers the place in the array, then the columns of
     /// [`head_columns`] and [`version_columns`]. Where versions have lost their head, a row of nulls says so: it must not
@@ -51,13 +50,44 @@ pub trait Backend: Database<Row: Columns> {
     const HOLD_ROOT: &'static str;
     /// Keeps all others from writing values until the transaction ends; none where only one transaction writes anyway.
     const HOLD_VALUES: Option<&'static str>;
-    /// Begins a transaction that writes.
-    const BEGIN: &'static str;
-    /// Begins a transaction that reads one snapshot.
-    const SNAPSHOT: &'static str;
 
     /// The statements that take several rows. One that fails may end the transaction.
     fn statements() -> &'static Statements;
+
+    fn fetch(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+        args: &[Arg<'_>],
+    ) -> impl Future<Output = StoreResult<Vec<Self::Row>>> + Send;
+
+    fn execute(
+        connection: &mut Self::Connection,
+        sql: &'static str,
+        args: &[Arg<'_>],
+    ) -> impl Future<Output = StoreResult<u64>> + Send;
+}
+
+/// What the readers need, whose connections are shared.
+pub trait Reading: Database + Backend<Connection = <Self as Database>::Connection> {
+    /// Begins a transaction that reads one snapshot.
+    const SNAPSHOT: &'static str;
+}
+
+/// What the writer needs, which has one connection for itself.
+pub trait Writing: Backend {
+    /// How it is opened.
+    type Options: Send;
+
+    /// Begins a transaction that writes.
+    const BEGIN: &'static str;
+
+    fn connect(options: &Self::Options) -> impl Future<Output = StoreResult<Self::Connection>> + Send;
+
+    /// Ends what the connection was doing, if that can be, and lets the database know.
+    fn close(connection: Self::Connection) -> impl Future<Output = ()> + Send;
+
+    /// Lets go of a connection that may be of no more use.
+    fn abandon(connection: Self::Connection) -> impl Future<Output = ()> + Send;
 
     /// Takes a chain of the audit log for this connection alone, until it is closed: the wanted one if it can be had.
     fn claim_chain(
@@ -77,18 +107,6 @@ pub trait Backend: Database<Row: Columns> {
 
     /// Whether the disk did not take what it was told to keep, so that the log may show what is not there.
     fn is_failed_sync(error: &StoreError) -> bool;
-
-    fn fetch(
-        connection: &mut Self::Connection,
-        sql: &'static str,
-        args: &[Arg<'_>],
-    ) -> impl Future<Output = StoreResult<Vec<Self::Row>>> + Send;
-
-    fn execute(
-        connection: &mut Self::Connection,
-        sql: &'static str,
-        args: &[Arg<'_>],
-    ) -> impl Future<Output = StoreResult<u64>> + Send;
 }
 
 /// The columns of a secret, in the order that `tables::head` reads.
@@ -187,6 +205,9 @@ macro_rules! driver {
         }
 
         impl Backend for $database {
+            type Connection = $connection;
+            type Row = $row;
+
             $($constants)*
 
             async fn fetch(connection: &mut $connection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<$row>> {
@@ -237,8 +258,6 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
     const LOCK_SECRET: Option<&'static str> = None;
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
     const HOLD_VALUES: Option<&'static str> = None;
-    const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    const SNAPSHOT: &'static str = "BEGIN";
 
     fn statements() -> &'static Statements {
         // An insertion keeps nothing to undo it alone, which would copy each page that it writes to (unless it updates, too).
@@ -247,34 +266,11 @@ driver!(Sqlite, SqliteConnection, SqliteRow, {
         static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
         &STATEMENTS
     }
-
-    /// `SQLITE_BUSY`, for whatever reason.
-    fn is_locked(error: &StoreError) -> bool {
-        code(error).is_some_and(|code| code & 0xff == 5)
-    }
-
-    /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
-    fn is_failed_sync(error: &StoreError) -> bool {
-        // What was given up may still fail unseen.
-        matches!(error, StoreError::Late) || code(error).is_some_and(|code| [1034, 1290].contains(&code))
-    }
-
-    async fn leave_waiting(connection: &mut SqliteConnection) -> StoreResult<()> {
-        wait_for_locks(connection, 0).await
-    }
-
-    async fn settle_log(connection: &mut SqliteConnection) -> StoreResult<bool> {
-        let before = sqlx::query("PRAGMA busy_timeout").fetch_one(&mut *connection).await?.int(0)?;
-        wait_for_locks(connection, SETTLE_MILLIS).await?;
-        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *connection).await;
-        wait_for_locks(connection, before).await?;
-        Ok(checkpoint?.int(0)? == 0)
-    }
-
-    async fn claim_chain(_: &mut SqliteConnection, _: Option<u32>) -> StoreResult<u32> {
-        Ok(CHAIN)
-    }
 });
+
+impl Reading for Sqlite {
+    const SNAPSHOT: &'static str = "BEGIN";
+}
 
 driver!(Postgres, PgConnection, PgRow, {
     // The limits forbid the planner to join all of the tables' rows: it does not know how few paths there are.
@@ -307,77 +303,22 @@ driver!(Postgres, PgConnection, PgRow, {
         Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
     const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1 FOR SHARE";
     const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
-    const BEGIN: &'static str = "BEGIN";
-    const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
     fn statements() -> &'static Statements {
         const DIALECT: Dialect = Dialect { insert: "INSERT", place: |number| format!("${number}") };
         static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
         &STATEMENTS
     }
-
-    /// Locks are of rows and names; a statement that waits too long for one has failed.
-    fn is_locked(_: &StoreError) -> bool {
-        false
-    }
-
-    /// The database stops by itself then.
-    fn is_failed_sync(_: &StoreError) -> bool {
-        false
-    }
-
-    async fn leave_waiting(_: &mut PgConnection) -> StoreResult<()> {
-        Ok(())
-    }
-
-    /// The log of transactions is the database's own affair, and is written over in its time.
-    async fn settle_log(_: &mut PgConnection) -> StoreResult<bool> {
-        Ok(true)
-    }
-
-    async fn claim_chain(connection: &mut PgConnection, wanted: Option<u32>) -> StoreResult<u32> {
-        if let Some(chain) = wanted {
-            // What held it may be a connection of this server that the database has not given up yet.
-            let again = claim(connection, "SELECT true FROM pg_advisory_lock($1::int, $2::int)", chain).await;
-            if again.is_ok_and(|taken| taken) {
-                return Ok(chain);
-            }
-        }
-        for chain in 1..=MOST_CHAINS {
-            if claim(connection, "SELECT pg_try_advisory_lock($1::int, $2::int)", chain).await? {
-                return Ok(chain);
-            }
-        }
-        Err(StoreError::Unfit(format!("{MOST_CHAINS} servers write to this database already")))
-    }
 });
+
+impl Reading for Postgres {
+    const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+}
 
 /// SQLite's chain.
 pub const CHAIN: u32 = 1;
 /// How long SQLite waits for a lock.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the writer waits for readers before it empties the write-ahead log, in milliseconds.
-const SETTLE_MILLIS: i64 = 20;
-/// How many servers may share a PostgreSQL database.
-const MOST_CHAINS: u32 = 1_000;
-/// The space of the locks on chains: the ASCII of `chai`.
-const CHAIN_LOCKS: i64 = 0x6368_6169;
-
-async fn claim(connection: &mut PgConnection, sql: &'static str, chain: u32) -> StoreResult<bool> {
-    let row = sqlx::query(sql).bind(CHAIN_LOCKS).bind(i64::from(chain)).fetch_one(connection).await?;
-    row.try_get(0).map_err(undecodable)
-}
-
-async fn wait_for_locks(connection: &mut SqliteConnection, millis: i64) -> StoreResult<()> {
-    let set = AssertSqlSafe(format!("PRAGMA busy_timeout = {millis}"));
-    Ok(sqlx::query(set).execute(connection).await.map(drop)?)
-}
-
-/// SQLite's extended result code.
-fn code(error: &StoreError) -> Option<u32> {
-    let StoreError::Database(sqlx::Error::Database(error)) = error else { return None };
-    error.code()?.parse().ok()
-}
 
 /// A column of a type or with bytes that this program does not write.
 fn undecodable(_: sqlx::Error) -> StoreError {

@@ -9,7 +9,7 @@ use super::{
     ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone,
     Wanted,
     cache::RecordCache,
-    sql::Backend,
+    sql::Reading,
     tables::Tables,
     writer::{Job, WriterHandle},
 };
@@ -19,7 +19,7 @@ use crate::domain::{
 };
 
 /// [`SecretStore`] on a database; how each is opened is its own module's affair.
-pub struct SqlStore<B: Backend> {
+pub struct SqlStore<B: Reading> {
     pub(super) readers: Pool<B>,
     pub(super) writer: WriterHandle,
     /// Where no other server writes.
@@ -28,7 +28,7 @@ pub struct SqlStore<B: Backend> {
     pub(super) _lock: Option<File>,
 }
 
-impl<B: Backend> SqlStore<B> {
+impl<B: Reading> SqlStore<B> {
     /// A store that only reads.
     pub(super) fn of_readers(readers: Pool<B>) -> Self {
         Self { readers, writer: WriterHandle::none(), cache: None, _lock: None }
@@ -67,7 +67,7 @@ impl<B: Backend> SqlStore<B> {
 }
 
 #[async_trait]
-impl<B: Backend> SecretStore for SqlStore<B> {
+impl<B: Reading> SecretStore for SqlStore<B> {
     async fn get_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
         match &self.cache {
             Some(cache) => self.get_cached(cache, tenant, wanted).await,

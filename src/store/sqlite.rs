@@ -16,8 +16,9 @@ use sqlx::{
 use super::{
     StoreError, StoreResult,
     cache::RecordCache,
+    direct::DirectSqlite,
     log_check, migrations,
-    sql::{BUSY_TIMEOUT, Backend, Columns},
+    sql::{BUSY_TIMEOUT, Columns, Writing},
     sql_store::SqlStore,
     writer::{InPlace, WriterHandle},
 };
@@ -29,9 +30,6 @@ pub(super) const DATABASE: &str = "portcullis.db";
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 /// How often the log is tried to be emptied at the start, where another process reads it.
 const SETTLE_TRIES: usize = 10;
-/// How many pages the log has when the writer moves them into the database. Twice SQLite's own number: what many writes
-/// change is moved once, and its sync is waited for half as often, but somewhat longer.
-const CHECKPOINT_PAGES: &str = "2000";
 /// How long a request waits for a free reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -63,16 +61,12 @@ impl SqliteStore {
         let options = options(&file);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
-        settle_log(&mut connection, &log_of(&file)).await?;
-        migrate(&mut connection, &log_of(&file)).await?;
+        settle_log(&file).await?;
+        migrate(&mut connection, &file).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
-        let options = options
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            // What a statement sets aside, such as new values, is not to be left in a temporary file.
-            .pragma("temp_store", "MEMORY");
-        let writer = WriterHandle::start::<Sqlite>(options, in_place(&file), cache.clone())?;
+        let writer = WriterHandle::start::<DirectSqlite>(file.clone(), in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }
 
@@ -159,13 +153,15 @@ pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
 /// Moves the log into the database, durably. After a sync that failed, the kernel may show in the log what the disk does
 /// not have and never will: nothing that is acknowledged may come to stand behind that. Where a reader such as a backup
 /// keeps the log in use, it is made durable where it stands.
-async fn settle_log(connection: &mut SqliteConnection, log: &Path) -> StoreResult<()> {
+async fn settle_log(file: &PathBuf) -> StoreResult<()> {
+    let mut connection = DirectSqlite::connect(file).await?;
     for _ in 0..SETTLE_TRIES {
-        if Sqlite::settle_log(connection).await? {
+        if DirectSqlite::settle_log(&mut connection).await? {
             return Ok(());
         }
     }
-    write_again(log).map_err(|error| StoreError::Unfit(format!("the log {} is not durable: {error}", log.display())))
+    let log = log_of(file);
+    write_again(&log).map_err(|error| StoreError::Unfit(format!("the log {} is not durable: {error}", log.display())))
 }
 
 /// Writes a file's bytes over themselves and has them synced: the kernel counts them as unsaved again, so the disk has
@@ -190,7 +186,7 @@ async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
     Ok(())
 }
 
-async fn migrate(connection: &mut SqliteConnection, log: &Path) -> StoreResult<()> {
+async fn migrate(connection: &mut SqliteConnection, file: &PathBuf) -> StoreResult<()> {
     let migrations = migrations::sqlite();
     // A new database has no such table.
     let applied = sqlx::query("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut *connection).await.ok();
@@ -204,5 +200,5 @@ async fn migrate(connection: &mut SqliteConnection, log: &Path) -> StoreResult<(
     );
     migrations.run_direct(None, &mut *connection, false).await?;
     // It may hold all of the audit log and all values now.
-    settle_log(connection, log).await
+    settle_log(file).await
 }

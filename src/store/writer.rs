@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{ConnectOptions, Connection};
 use tokio::{
     join,
     sync::{mpsc, oneshot},
@@ -22,7 +21,7 @@ use super::{
     background,
     cache::RecordCache,
     change_tables::Changed,
-    sql::{BUSY_TIMEOUT, Backend, OptionsOf},
+    sql::{BUSY_TIMEOUT, Writing},
     statements::AT_ONCE,
     tables::Tables,
 };
@@ -81,8 +80,8 @@ impl WriterHandle {
     /// # Errors
     ///
     /// Where the system has no thread to give.
-    pub fn start<B: Backend>(
-        options: OptionsOf<B>,
+    pub fn start<B: Writing>(
+        options: B::Options,
         in_place: InPlace,
         cache: Option<Arc<RecordCache>>,
     ) -> StoreResult<Self> {
@@ -115,8 +114,8 @@ impl WriterHandle {
     }
 }
 
-struct Writer<B: Backend> {
-    options: OptionsOf<B>,
+struct Writer<B: Writing> {
+    options: B::Options,
     in_place: InPlace,
     cache: Option<Arc<RecordCache>>,
     /// What binds the audit log's rows; none until the log is started.
@@ -130,7 +129,7 @@ struct Writer<B: Backend> {
 }
 
 /// The one connection that writes, and the chain that it holds.
-struct Line<B: Backend> {
+struct Line<B: Writing> {
     connection: B::Connection,
     log: Option<Log>,
     /// Whether the database may still hold what was destroyed, in pages as they were before.
@@ -155,7 +154,7 @@ struct Done {
     written: Vec<(TenantId, Arc<Record>)>,
 }
 
-impl<B: Backend> Writer<B> {
+impl<B: Writing> Writer<B> {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(first) = next(self.wakes(), &mut jobs).await {
             let mut group = Vec::from_iter(first);
@@ -189,7 +188,7 @@ impl<B: Backend> Writer<B> {
             self.serve(Vec::new()).await;
         }
         if let Some(line) = self.line.take() {
-            line.connection.close().await.ok();
+            B::close(line.connection).await;
         }
     }
 
@@ -219,7 +218,7 @@ impl<B: Backend> Writer<B> {
                 }
                 self.unsynced |= B::is_failed_sync(&error);
                 if let Some(line) = self.line.take() {
-                    timeout(PATIENCE, line.connection.close_hard()).await.ok();
+                    timeout(PATIENCE, B::abandon(line.connection)).await.ok();
                 }
             }
         }
@@ -348,7 +347,7 @@ impl<B: Backend> Writer<B> {
 
     async fn connect(&mut self) -> StoreResult<Line<B>> {
         (self.in_place)()?;
-        let mut connection = self.options.connect().await?;
+        let mut connection = B::connect(&self.options).await?;
         if self.unsynced {
             // Nothing that is acknowledged may come to stand behind what is not there.
             if !B::settle_log(&mut connection).await? {
@@ -417,7 +416,7 @@ async fn next(wakes: Option<Instant>, jobs: &mut mpsc::Receiver<Job>) -> Option<
     }
 }
 
-impl<B: Backend> Line<B> {
+impl<B: Writing> Line<B> {
     async fn execute(&mut self, sql: &'static str) -> StoreResult<()> {
         B::execute(&mut self.connection, sql, &[]).await.map(drop)
     }
@@ -547,7 +546,7 @@ impl Job {
 
 /// Does one job inside the group's transaction, and adds what it leaves to the log. `None` for a job that failed alone:
 /// it is undone, unless it has the transaction for itself, and was answered. An error that is returned ends the group.
-async fn perform<B: Backend>(
+async fn perform<B: Writing>(
     job: Job,
     alone: bool,
     head: Option<ChainHead>,
@@ -577,7 +576,7 @@ async fn perform<B: Backend>(
     }
 }
 
-async fn attempt<B: Backend>(job: Job, connection: &mut B::Connection, rows: &mut Vec<AuditRow>) -> Option<Reply> {
+async fn attempt<B: Writing>(job: Job, connection: &mut B::Connection, rows: &mut Vec<AuditRow>) -> Option<Reply> {
     let mut tables = Tables::<B>(connection);
     match job {
         Job::Commit(request, answer) => {

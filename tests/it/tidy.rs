@@ -23,13 +23,14 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// Libraries that one module alone names.
-const OWNED: [(&str, &str); 14] = [
+const OWNED: [(&str, &str); 15] = [
     ("aes_gcm", "crypto"),
     ("hkdf", "crypto"),
     ("argon2", "crypto"),
     ("vsss_rs", "crypto"),
     ("rand_core", "crypto"),
     ("sqlx", "store"),
+    ("rusqlite", "store"),
     ("thread_priority", "store"),
     ("wasmtime", "policy"),
     ("wasmtime_wizer", "policy"),

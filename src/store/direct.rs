@@ -1,0 +1,221 @@
+//! SQLite called on the thread that asks: for the writer, which has a thread of its own. The readers' driver keeps a thread
+//! for each connection; to hand a statement over and to be woken by its answer took longer than most statements of a commit.
+
+use std::{path::PathBuf, time::Duration};
+
+use rusqlite::{
+    Connection, OpenFlags, Statement, ToSql,
+    types::{ToSqlOutput, ValueRef},
+};
+use sqlx::Sqlite;
+
+use super::{
+    StoreError, StoreResult,
+    sql::{Arg, BUSY_TIMEOUT, Backend, CHAIN, Columns, Writing},
+    statements::Statements,
+};
+
+/// How many statements stay prepared: all that the writer has, in all their lengths.
+const PREPARED: usize = 128;
+/// How many pages the log has when the writer moves them into the database. Twice SQLite's own number: what many writes
+/// change is moved once, and its sync is waited for half as often, but somewhat longer.
+const CHECKPOINT_PAGES: i64 = 2_000;
+/// How long the writer waits for readers before it empties the write-ahead log.
+const SETTLE_FOR: Duration = Duration::from_millis(20);
+
+/// SQLite without a thread between.
+pub struct DirectSqlite;
+
+/// A row of an answer, cell by cell.
+pub struct Cells(Vec<Cell>);
+
+/// Text is read as such when it is asked for: one that is none concerns its own row alone.
+enum Cell {
+    Null,
+    Int(i64),
+    Real,
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
+}
+
+impl Backend for DirectSqlite {
+    type Connection = Connection;
+    type Row = Cells;
+
+    const GET_MANY: &'static str = Sqlite::GET_MANY;
+    const SOLE_CHAIN: Option<u32> = Sqlite::SOLE_CHAIN;
+    const LOCK_SECRET: Option<&'static str> = Sqlite::LOCK_SECRET;
+    const HOLD_ROOT: &'static str = Sqlite::HOLD_ROOT;
+    const HOLD_VALUES: Option<&'static str> = Sqlite::HOLD_VALUES;
+
+    fn statements() -> &'static Statements {
+        Sqlite::statements()
+    }
+
+    async fn fetch(connection: &mut Connection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<Cells>> {
+        let mut statement = connection.prepare_cached(sql)?;
+        bind(&mut statement, args)?;
+        let columns = statement.column_count();
+        let mut rows = statement.raw_query();
+        let mut fetched = Vec::new();
+        while let Some(row) = rows.next()? {
+            let cell = |column| row.get_ref(column).map(Cell::from);
+            fetched.push(Cells((0..columns).map(cell).collect::<Result<_, _>>()?));
+        }
+        Ok(fetched)
+    }
+
+    async fn execute(connection: &mut Connection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
+        let mut statement = connection.prepare_cached(sql)?;
+        bind(&mut statement, args)?;
+        Ok(statement.raw_execute()? as u64)
+    }
+}
+
+impl Writing for DirectSqlite {
+    /// The database.
+    type Options = PathBuf;
+
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+
+    async fn connect(file: &PathBuf) -> StoreResult<Connection> {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let connection = Connection::open_with_flags(file, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(PREPARED);
+        let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+        if mode != "wal" {
+            return Err(StoreError::Unfit(format!("the database keeps no write-ahead log, but a journal: {mode}")));
+        }
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        // What is destroyed is overwritten in the file, not merely forgotten.
+        connection.pragma_update(None, "secure_delete", true)?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        // What a statement sets aside, such as new values, is not to be left in a temporary file.
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        Ok(connection)
+    }
+
+    async fn close(connection: Connection) {
+        drop(connection);
+    }
+
+    async fn abandon(connection: Connection) {
+        drop(connection);
+    }
+
+    async fn claim_chain(_: &mut Connection, _: Option<u32>) -> StoreResult<u32> {
+        Ok(CHAIN)
+    }
+
+    async fn leave_waiting(connection: &mut Connection) -> StoreResult<()> {
+        Ok(connection.busy_timeout(Duration::ZERO)?)
+    }
+
+    async fn settle_log(connection: &mut Connection) -> StoreResult<bool> {
+        let before = connection.pragma_query_value(None, "busy_timeout", |row| row.get::<_, u32>(0))?;
+        connection.busy_timeout(SETTLE_FOR)?;
+        let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        connection.busy_timeout(Duration::from_millis(before.into()))?;
+        Ok(busy? == 0)
+    }
+
+    /// `SQLITE_BUSY`, for whatever reason.
+    fn is_locked(error: &StoreError) -> bool {
+        code(error).is_some_and(|code| code & 0xff == 5)
+    }
+
+    /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
+    fn is_failed_sync(error: &StoreError) -> bool {
+        // What was given up may still fail unseen.
+        matches!(error, StoreError::Late) || code(error).is_some_and(|code| [1034, 1290].contains(&code))
+    }
+}
+
+/// Gives a statement its values: by the number in a placeholder's name (`$2`), or else by its place.
+fn bind(statement: &mut Statement<'_>, args: &[Arg<'_>]) -> StoreResult<()> {
+    for place in 1..=statement.parameter_count() {
+        let number = statement.parameter_name(place).and_then(|name| name.get(1..)?.parse().ok()).unwrap_or(place);
+        let arg = args.get(number - 1).ok_or(StoreError::Damaged("question"))?;
+        statement.raw_bind_parameter(place, arg)?;
+    }
+    Ok(())
+}
+
+/// SQLite's extended result code.
+fn code(error: &StoreError) -> Option<i32> {
+    let StoreError::Sqlite(error) = error else { return None };
+    error.sqlite_error().map(|error| error.extended_code)
+}
+
+impl ToSql for Arg<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match *self {
+            Self::Text(text) | Self::MaybeText(Some(text)) => ValueRef::Text(text.as_bytes()),
+            Self::Int(number) | Self::MaybeInt(Some(number)) => ValueRef::Integer(number),
+            Self::Blob(bytes) => ValueRef::Blob(bytes),
+            Self::MaybeText(None) | Self::MaybeInt(None) => ValueRef::Null,
+        }))
+    }
+}
+
+impl From<ValueRef<'_>> for Cell {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(number) => Self::Int(number),
+            ValueRef::Real(_) => Self::Real,
+            ValueRef::Text(text) => Self::Text(text.to_vec()),
+            ValueRef::Blob(bytes) => Self::Blob(bytes.to_vec()),
+        }
+    }
+}
+
+impl Cells {
+    fn cell(&self, column: usize) -> StoreResult<&Cell> {
+        self.0.get(column).ok_or(DAMAGED)
+    }
+}
+
+/// A column of a type or with bytes that this program does not write.
+const DAMAGED: StoreError = StoreError::Damaged("column");
+
+impl Columns for Cells {
+    fn text(&self, column: usize) -> StoreResult<String> {
+        self.maybe_text(column)?.ok_or(DAMAGED)
+    }
+
+    fn maybe_text(&self, column: usize) -> StoreResult<Option<String>> {
+        match self.cell(column)? {
+            Cell::Null => Ok(None),
+            Cell::Text(bytes) => String::from_utf8(bytes.clone()).map(Some).map_err(|_| DAMAGED),
+            _ => Err(DAMAGED),
+        }
+    }
+
+    fn int(&self, column: usize) -> StoreResult<i64> {
+        self.maybe_int(column)?.ok_or(DAMAGED)
+    }
+
+    fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>> {
+        match self.cell(column)? {
+            Cell::Null => Ok(None),
+            Cell::Int(number) => Ok(Some(*number)),
+            _ => Err(DAMAGED),
+        }
+    }
+
+    fn blob(&self, column: usize) -> StoreResult<Vec<u8>> {
+        self.maybe_blob(column)?.ok_or(DAMAGED)
+    }
+
+    fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>> {
+        match self.cell(column)? {
+            Cell::Null => Ok(None),
+            Cell::Blob(bytes) => Ok(Some(bytes.clone())),
+            _ => Err(DAMAGED),
+        }
+    }
+}
