@@ -20,9 +20,10 @@ WIDTH, ROW, NARROWEST = 1200, 14, 0.003
 
 # A stack belongs to the first part of which a word is in one of its frames.
 PARTS = [
-    ("decryption", ["crypto::keyring", "crypto::envelope"]),
+    ("decryption", ["crypto::keyring", "crypto::envelope", "crypto::mask"]),
+    # The writer calls SQLite itself.
+    ("audit: SQLite", ["sqlite3_", "sqlx-sqlite", "store::direct"]),
     ("audit: packing, chaining, signing", ["audit::", "store::writer"]),
-    ("audit: SQLite", ["sqlite3_", "sqlx-sqlite"]),
     ("policy: the guest", ["[guest]"]),
     ("policy: around the guest", ["policy::", "wasmtime", "Vault::decide"]),
     ("store: records in memory", ["store::cache", "get_many", "look_up"]),

@@ -219,3 +219,68 @@ impl Columns for Cells {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn database() -> (tempfile::TempDir, Connection) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("direct.db");
+        std::fs::write(&file, b"").unwrap();
+        let connection = DirectSqlite::connect(&file).await.unwrap();
+        (directory, connection)
+    }
+
+    async fn fetch(connection: &mut Connection, sql: &'static str, args: &[Arg<'_>]) -> Vec<Cells> {
+        DirectSqlite::fetch(connection, sql, args).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn values_go_where_their_numbers_say() {
+        let (_directory, mut connection) = database().await;
+        let (one, two) = (Arg::Text("one"), Arg::Int(2));
+        for (sql, wanted) in
+            [("SELECT $1, $2", ["one", "2"]), ("SELECT $2, $1", ["2", "one"]), ("SELECT ?, ?", ["one", "2"])]
+        {
+            let rows = fetch(&mut connection, sql, &[one, two]).await;
+            let told = |column| rows[0].text(column).or_else(|_| rows[0].int(column).map(|number| number.to_string()));
+            assert_eq!([told(0).unwrap(), told(1).unwrap()], wanted, "{sql}");
+        }
+        let missing = DirectSqlite::fetch(&mut connection, "SELECT $3", &[one, two]).await;
+        assert!(matches!(missing, Err(StoreError::Damaged("question"))));
+    }
+
+    #[tokio::test]
+    async fn a_cell_of_another_type_is_damage_and_the_others_are_read() {
+        let (_directory, mut connection) = database().await;
+        let sql = "SELECT NULL, 7, 'text', x'00ff', 1.5, CAST(x'ff' AS TEXT)";
+        let rows = fetch(&mut connection, sql, &[]).await;
+        let row = &rows[0];
+        let texts: Vec<_> = (0..7).map(|column| row.maybe_text(column).ok()).collect();
+        assert_eq!(texts, [Some(None), None, Some(Some("text".to_owned())), None, None, None, None]);
+        let numbers: Vec<_> = (0..7).map(|column| row.maybe_int(column).ok()).collect();
+        assert_eq!(numbers, [Some(None), Some(Some(7)), None, None, None, None, None]);
+        let blobs: Vec<_> = (0..7).map(|column| row.maybe_blob(column).ok()).collect();
+        assert_eq!(blobs, [Some(None), None, None, Some(Some(vec![0, 255])), None, None, None]);
+        let nulls = [row.text(0).is_err(), row.int(0).is_err(), row.blob(0).is_err()];
+        assert_eq!(nulls, [true; 3], "what must be there is not");
+    }
+
+    #[tokio::test]
+    async fn what_another_process_holds_is_told_at_once() {
+        let (directory, mut connection) = database().await;
+        DirectSqlite::execute(&mut connection, "CREATE TABLE t (a)", &[]).await.unwrap();
+        let other = Connection::open(directory.path().join("direct.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        DirectSqlite::leave_waiting(&mut connection).await.unwrap();
+        let refused = DirectSqlite::execute(&mut connection, DirectSqlite::BEGIN, &[]).await.unwrap_err();
+        assert!(DirectSqlite::is_locked(&refused) && !DirectSqlite::is_failed_sync(&refused), "{refused}");
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(
+            DirectSqlite::execute(&mut connection, "INSERT INTO t VALUES (?), (?)", &[Arg::Int(1); 2]).await.unwrap(),
+            2
+        );
+        assert!(DirectSqlite::settle_log(&mut connection).await.unwrap());
+    }
+}

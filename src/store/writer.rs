@@ -31,7 +31,8 @@ use crate::domain::{AuditRow, Chain, ChainHead, Receipt, Record, SecretPath, Ten
 const QUEUE: usize = 1_024;
 /// How many requests one transaction serves at most.
 const GROUP: usize = 256;
-/// How long a transaction may take: longer than anyone waits for a secret's.
+/// How long a transaction may take: longer than anyone waits for a secret's. (What SQLite is at work on is not cut short: it
+/// is known then what became of it.)
 const PATIENCE: Duration = Duration::from_secs(5);
 /// After so many events a checkpoint follows.
 const CHECKPOINT_EVENTS: u64 = 1_000;

@@ -183,23 +183,34 @@ fn s_01_one_connection_writes_and_checkpoints() {
     let apart = &sources()["src/store/backup.rs"];
     assert_eq!(apart.matches("SqliteConnectOptions::new").count(), 2);
     assert!(apart.contains(".read_only(true).immutable(true)") && apart.contains(".in_memory(true)"));
-    // The writer alone asks for it.
-    assert_eq!(sayers("wal_checkpoint"), BTreeSet::from(["src/store/sql.rs".to_owned()]));
+    // The writer's connection alone writes, and alone asks for it; the start does, before there is a writer.
+    for text in ["wal_checkpoint", "Connection::open_with_flags("] {
+        assert_eq!(sayers(text), BTreeSet::from(["src/store/direct.rs".to_owned()]), "{text}");
+    }
     assert_eq!(sayers("B::settle_log("), BTreeSet::from(["src/store/writer.rs".to_owned()]));
+    assert_eq!(sayers("DirectSqlite::connect("), BTreeSet::from(["src/store/sqlite.rs".to_owned()]));
     let code = &sources()["src/store/sqlite.rs"];
     for text in ["SqliteSynchronous::Full", "SqliteJournalMode::Wal", "pragma(\"query_only\", \"ON\")", "secure_delete"]
     {
         assert!(code.contains(text), "{text}");
     }
+    let direct = &sources()["src/store/direct.rs"];
+    for text in
+        ["\"journal_mode\", \"WAL\"", "\"synchronous\", \"FULL\"", "\"secure_delete\", true", "\"foreign_keys\", true"]
+    {
+        assert!(direct.contains(text), "{text}");
+    }
     let asserted = code.find("assert_library(").unwrap();
-    assert!(asserted < code.find("migrate(&mut").unwrap(), "the version is asserted before anything is written");
+    for writes in ["settle_log(&file)", "migrate(&mut", "WriterHandle::start"] {
+        assert!(asserted < code.find(writes).unwrap(), "the version is asserted before anything is written: {writes}");
+    }
 }
 
 /// S-2 (`SQLITE_BUSY_SNAPSHOT`): a transaction that reads first and then writes fails at once where another wrote between.
 /// What writes begins as a writer; whatever else begins cannot write.
 #[test]
 fn s_02_writers_begin_as_writers() {
-    assert!(sources()["src/store/sql.rs"].contains("const BEGIN: &'static str = \"BEGIN IMMEDIATE\";"));
+    assert!(sources()["src/store/direct.rs"].contains("const BEGIN: &'static str = \"BEGIN IMMEDIATE\";"));
     assert_eq!(sayers("execute(B::BEGIN)"), BTreeSet::from(["src/store/writer.rs".to_owned()]));
     for (file, code) in sources().iter().filter(|(file, _)| file.contains("sqlite") || file.contains("writer")) {
         for line in code.lines().filter(|line| line.contains(".begin()")) {
