@@ -54,9 +54,12 @@ fuzz_target!(|input: (u32, u16, u8, &[u8])| {
     for _ in ["unwrapped", "unmasked"] {
         assert_eq!(keyring.open(tenant, path, Version::FIRST, &sealed).unwrap().expose(), bytes);
     }
-    assert!(stranger.open(tenant, path, Version::FIRST, &sealed).is_err(), "another key");
-    if change != 0 {
-        assert!(keyring.open(tenant, path, Version::FIRST, &changed(sealed, at.into(), change)).is_err());
+    // A copy was never opened.
+    for sealed in [sealed.clone(), sealed] {
+        assert!(stranger.open(tenant, path, Version::FIRST, &sealed).is_err(), "another key");
+        if change != 0 {
+            assert!(keyring.open(tenant, path, Version::FIRST, &changed(sealed, at.into(), change)).is_err());
+        }
     }
 });
 

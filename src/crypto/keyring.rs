@@ -193,6 +193,7 @@ impl Keyring {
         sealed: &SealedValue,
     ) -> Result<SecretValue, CryptoError> {
         let keys = self.keys_of(tenant).ok_or(CryptoError::UnknownKey)?;
+        // INVARIANT: what is under a generation that is gone does not open, whether or not its data key is known.
         let wrapping = keys.of(sealed.key_generation)?;
         let value_data = value_data(tenant, path, version);
         let value = Bound { text: &sealed.ciphertext, associated_data: &value_data };
@@ -273,6 +274,9 @@ mod tests {
         assert!(keyring.open(&ours, &here, two, &sealed).is_err());
         let renumbered = SealedValue { key_generation: 2, ..sealed.clone() };
         assert_eq!(keyring.open(&ours, &here, one, &renumbered).unwrap_err(), CryptoError::UnknownKey);
+        for (tenant, path, version) in [(&theirs, &here, one), (&ours, &there, one), (&ours, &here, two)] {
+            assert!(keyring.open(tenant, path, version, &sealed.clone()).is_err(), "what was not opened before");
+        }
         let again = keyring.seal(&ours, &here, one, &value).unwrap();
         assert_ne!(again.wrapped_key, sealed.wrapped_key);
         assert_ne!(again.ciphertext, sealed.ciphertext);

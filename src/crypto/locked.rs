@@ -3,15 +3,15 @@
 use std::sync::Once;
 
 use region::LockGuard;
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::envelope::Key;
 
 /// A key that stays.
-pub type LockedKey = Locked<Zeroizing<[u8; 32]>>;
+pub type LockedKey = Locked<[u8; 32]>;
 
-/// What stays. It has to wipe itself when it is dropped.
-pub struct Locked<T> {
+/// What stays.
+pub struct Locked<T: Wipe> {
     // Let go of before the page, which it is about.
     _lock: Option<LockGuard>,
     page: Box<Page<T>>,
@@ -21,8 +21,20 @@ pub struct Locked<T> {
 #[repr(C, align(4096))]
 struct Page<T>(T);
 
-impl<T> Locked<T> {
-    /// Has `fill` write over something empty where it is to stay, so that no copy of it is left elsewhere.
+/// What can be wiped where it is.
+pub trait Wipe {
+    /// Leaves nothing of it there.
+    fn wipe(&mut self);
+}
+
+impl Wipe for [u8; 32] {
+    fn wipe(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl<T: Wipe> Locked<T> {
+    /// Has `fill` write over something empty where it is to stay. Of what leaves traces on the stack, the caller scrubs them.
     pub fn new(empty: T, fill: impl FnOnce(&mut T)) -> Self {
         static TOLD: Once = Once::new();
         let mut page = Box::new(Page(empty));
@@ -37,15 +49,21 @@ impl<T> Locked<T> {
 
 impl From<Key> for LockedKey {
     fn from(key: Key) -> Self {
-        Self::new(Zeroizing::default(), |here| here.copy_from_slice(&*key))
+        Self::new([0; 32], |here| here.copy_from_slice(&*key))
     }
 }
 
-impl<T> std::ops::Deref for Locked<T> {
+impl<T: Wipe> std::ops::Deref for Locked<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
         &self.page.0
+    }
+}
+
+impl<T: Wipe> Drop for Locked<T> {
+    fn drop(&mut self) {
+        self.page.0.wipe();
     }
 }
 
@@ -71,7 +89,7 @@ mod tests {
     fn a_key_that_stays_is_locked_until_it_goes() {
         let before = locked();
         let keys: Vec<LockedKey> = (0..4).map(|n| Key::copy_of(&[n; 32]).into()).collect();
-        assert_eq!(**keys[3], [3; 32]);
+        assert_eq!(*keys[3], [3; 32]);
         let during = locked();
         drop(keys);
         if during == before {

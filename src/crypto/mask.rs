@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     envelope::{COMMITMENT, Key},
-    locked::{Locked, scrub_stack},
+    locked::{Locked, Wipe, scrub_stack},
 };
 use crate::domain::SealedValue;
 
@@ -21,13 +21,9 @@ pub struct Mask(Locked<Hmac<Sha256>>);
 impl Mask {
     /// The mask of a fresh key.
     pub fn new(key: &Key) -> Self {
-        let keyed = |block: &[u8; 64]| <Hmac<Sha256> as KeyInit>::new(block.into());
-        // Shorter keys are those of a whole block that ends in zeros (RFC 2104, section 2).
-        let mut block = Zeroizing::new([0; 64]);
-        block.iter_mut().zip(&**key).for_each(|(block, key)| *block = *key);
-        let mask = Locked::new(keyed(&[0; 64]), |here| *here = keyed(&block));
+        let mask = Self(Locked::new(keyed(&[0; 64]), |here| set(here, key)));
         scrub_stack();
-        Self(mask)
+        mask
     }
 
     /// Masks the data key of this value, or lifts the mask. Leaves traces on the stack, in a frame of its own, for the caller
@@ -46,4 +42,24 @@ impl Mask {
         masked.iter_mut().zip(key).for_each(|(masked, key)| *masked ^= key);
         masked
     }
+}
+
+impl Wipe for Hmac<Sha256> {
+    fn wipe(&mut self) {
+        // What was there wipes itself.
+        *self = keyed(&[0; 64]);
+    }
+}
+
+/// Leaves traces on the stack, in a frame of its own, for the caller to scrub.
+#[inline(never)]
+fn set(here: &mut Hmac<Sha256>, key: &Key) {
+    // Shorter keys are those of a whole block that ends in zeros (RFC 2104, section 2).
+    let mut block = Zeroizing::new([0; 64]);
+    block.iter_mut().zip(&**key).for_each(|(block, key)| *block = *key);
+    *here = keyed(&block);
+}
+
+fn keyed(block: &[u8; 64]) -> Hmac<Sha256> {
+    KeyInit::new(block.into())
 }

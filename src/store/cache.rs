@@ -18,7 +18,7 @@ use crate::domain::{Record, SecretPath, TenantId};
 /// How many groups of places are told apart when a change is remembered.
 const GROUPS: usize = 4_096;
 /// What a record takes beside its texts and its value, in bytes: itself, its key here, the allocator's and the map's own.
-const OVERHEAD: usize = 640;
+const OVERHEAD: usize = 680;
 
 /// The records.
 pub struct RecordCache {
