@@ -1,10 +1,13 @@
 //! SQLite called on the thread that asks: for the writer, which has a thread of its own. The readers' driver keeps a thread
 //! for each connection; to hand a statement over and to be woken by its answer took longer than most statements of a commit.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rusqlite::{
-    Connection, OpenFlags, Statement, ToSql,
+    Connection, OpenFlags, Statement, ToSql, ffi,
     types::{ToSqlOutput, ValueRef},
 };
 use sqlx::Sqlite;
@@ -72,6 +75,7 @@ impl Backend for DirectSqlite {
     }
 }
 
+/// Nothing here lets others go on while SQLite is at work: what is waited for is over when it returns.
 impl Writing for DirectSqlite {
     /// The database.
     type Options = PathBuf;
@@ -79,23 +83,7 @@ impl Writing for DirectSqlite {
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
 
     async fn connect(file: &PathBuf) -> StoreResult<Connection> {
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        let connection = Connection::open_with_flags(file, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(PREPARED);
-        let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
-        if mode != "wal" {
-            return Err(StoreError::Unfit(format!("the database keeps no write-ahead log, but a journal: {mode}")));
-        }
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        // What is destroyed is overwritten in the file, not merely forgotten.
-        connection.pragma_update(None, "secure_delete", true)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        // What a statement sets aside, such as new values, is not to be left in a temporary file.
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
-        Ok(connection)
+        open(file)
     }
 
     async fn close(connection: Connection) {
@@ -115,23 +103,53 @@ impl Writing for DirectSqlite {
     }
 
     async fn settle_log(connection: &mut Connection) -> StoreResult<bool> {
-        let before = connection.pragma_query_value(None, "busy_timeout", |row| row.get::<_, u32>(0))?;
-        connection.busy_timeout(SETTLE_FOR)?;
-        let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        connection.busy_timeout(Duration::from_millis(before.into()))?;
-        Ok(busy? == 0)
+        settle_log(connection)
     }
 
-    /// `SQLITE_BUSY`, for whatever reason.
     fn is_locked(error: &StoreError) -> bool {
-        code(error).is_some_and(|code| code & 0xff == 5)
+        code(error).is_some_and(|code| code & 0xff == ffi::SQLITE_BUSY)
     }
 
-    /// `SQLITE_IOERR_FSYNC`, `SQLITE_IOERR_DIR_FSYNC`.
     fn is_failed_sync(error: &StoreError) -> bool {
-        // What was given up may still fail unseen.
-        matches!(error, StoreError::Late) || code(error).is_some_and(|code| [1034, 1290].contains(&code))
+        code(error).is_some_and(|code| [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&code))
     }
+}
+
+/// Opens a vault's database to write to it.
+///
+/// # Errors
+///
+/// As SQLite says, or where it keeps no write-ahead log.
+pub fn open(file: &Path) -> StoreResult<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    if mode != "wal" {
+        return Err(StoreError::Unfit(format!("the database keeps no write-ahead log, but a journal: {mode}")));
+    }
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // What is destroyed is overwritten in the file, not merely forgotten.
+    connection.pragma_update(None, "secure_delete", true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // What a statement sets aside, such as new values, is not to be left in a temporary file.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+/// Moves the log into the database; false where a reader is in the way.
+///
+/// # Errors
+///
+/// As SQLite says.
+pub fn settle_log(connection: &Connection) -> StoreResult<bool> {
+    let before = connection.pragma_query_value(None, "busy_timeout", |row| row.get::<_, u32>(0))?;
+    connection.busy_timeout(SETTLE_FOR)?;
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    connection.busy_timeout(Duration::from_millis(before.into()))?;
+    Ok(busy? == 0)
 }
 
 /// Gives a statement its values: by the number in a placeholder's name (`$2`), or else by its place.
@@ -232,6 +250,11 @@ mod tests {
         (directory, connection)
     }
 
+    /// How long a statement waits for others, in milliseconds.
+    fn waits(connection: &Connection) -> i64 {
+        connection.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap()
+    }
+
     async fn fetch(connection: &mut Connection, sql: &'static str, args: &[Arg<'_>]) -> Vec<Cells> {
         DirectSqlite::fetch(connection, sql, args).await.unwrap()
     }
@@ -273,7 +296,9 @@ mod tests {
         DirectSqlite::execute(&mut connection, "CREATE TABLE t (a)", &[]).await.unwrap();
         let other = Connection::open(directory.path().join("direct.db")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(waits(&connection), 2_000);
         DirectSqlite::leave_waiting(&mut connection).await.unwrap();
+        assert_eq!(waits(&connection), 0);
         let refused = DirectSqlite::execute(&mut connection, DirectSqlite::BEGIN, &[]).await.unwrap_err();
         assert!(DirectSqlite::is_locked(&refused) && !DirectSqlite::is_failed_sync(&refused), "{refused}");
         other.execute_batch("ROLLBACK").unwrap();
@@ -281,6 +306,7 @@ mod tests {
             DirectSqlite::execute(&mut connection, "INSERT INTO t VALUES (?), (?)", &[Arg::Int(1); 2]).await.unwrap(),
             2
         );
-        assert!(DirectSqlite::settle_log(&mut connection).await.unwrap());
+        assert!(settle_log(&connection).unwrap());
+        assert_eq!(waits(&connection), 0, "as before");
     }
 }

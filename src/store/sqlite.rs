@@ -12,13 +12,14 @@ use sqlx::{
     ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::task::spawn_blocking;
 
 use super::{
     StoreError, StoreResult,
     cache::RecordCache,
-    direct::DirectSqlite,
+    direct::{self, DirectSqlite},
     log_check, migrations,
-    sql::{BUSY_TIMEOUT, Columns, Writing},
+    sql::{BUSY_TIMEOUT, Columns},
     sql_store::SqlStore,
     writer::{InPlace, WriterHandle},
 };
@@ -61,7 +62,7 @@ impl SqliteStore {
         let options = options(&file);
         let mut connection = options.connect().await?;
         assert_library(&mut connection).await?;
-        settle_log(&file).await?;
+        settle_log(file.clone()).await?;
         migrate(&mut connection, &file).await?;
         let readers = readers(&options).await?;
         connection.close().await?;
@@ -153,15 +154,20 @@ pub(super) fn private_file(path: &Path) -> std::io::Result<File> {
 /// Moves the log into the database, durably. After a sync that failed, the kernel may show in the log what the disk does
 /// not have and never will: nothing that is acknowledged may come to stand behind that. Where a reader such as a backup
 /// keeps the log in use, it is made durable where it stands.
-async fn settle_log(file: &PathBuf) -> StoreResult<()> {
-    let mut connection = DirectSqlite::connect(file).await?;
-    for _ in 0..SETTLE_TRIES {
-        if DirectSqlite::settle_log(&mut connection).await? {
-            return Ok(());
+async fn settle_log(file: PathBuf) -> StoreResult<()> {
+    let settle = move || {
+        let connection = direct::open(&file)?;
+        for _ in 0..SETTLE_TRIES {
+            if direct::settle_log(&connection)? {
+                return Ok(());
+            }
         }
-    }
-    let log = log_of(file);
-    write_again(&log).map_err(|error| StoreError::Unfit(format!("the log {} is not durable: {error}", log.display())))
+        let log = log_of(&file);
+        write_again(&log)
+            .map_err(|error| StoreError::Unfit(format!("the log {} is not durable: {error}", log.display())))
+    };
+    // A large log takes a while; requests may be served beside.
+    spawn_blocking(settle).await.map_err(|error| StoreError::Unfit(format!("the log could not be settled: {error}")))?
 }
 
 /// Writes a file's bytes over themselves and has them synced: the kernel counts them as unsaved again, so the disk has
@@ -186,7 +192,7 @@ async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
     Ok(())
 }
 
-async fn migrate(connection: &mut SqliteConnection, file: &PathBuf) -> StoreResult<()> {
+async fn migrate(connection: &mut SqliteConnection, file: &Path) -> StoreResult<()> {
     let migrations = migrations::sqlite();
     // A new database has no such table.
     let applied = sqlx::query("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut *connection).await.ok();
@@ -200,5 +206,5 @@ async fn migrate(connection: &mut SqliteConnection, file: &PathBuf) -> StoreResu
     );
     migrations.run_direct(None, &mut *connection, false).await?;
     // It may hold all of the audit log and all values now.
-    settle_log(file).await
+    settle_log(file.to_owned()).await
 }

@@ -12,7 +12,6 @@ use std::{
 use tokio::{
     join,
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -34,6 +33,8 @@ const GROUP: usize = 256;
 /// How long a transaction may take: longer than anyone waits for a secret's. (What SQLite is at work on is not cut short: it
 /// is known then what became of it.)
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end is waited for: a transaction, and the last checkpoint after it.
+const CLOSING: Duration = Duration::from_secs(15);
 /// After so many events a checkpoint follows.
 const CHECKPOINT_EVENTS: u64 = 1_000;
 /// After so long, if there was an event.
@@ -71,7 +72,8 @@ pub type InPlace = Box<dyn FnMut() -> StoreResult<()> + Send>;
 /// The way to the writer.
 pub struct WriterHandle {
     jobs: mpsc::Sender<Job>,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Fails when the writer has ended, and has let go of its connection and of the log's keys.
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 impl WriterHandle {
@@ -88,15 +90,20 @@ impl WriterHandle {
     ) -> StoreResult<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = Writer::<B> { options, in_place, cache, chain: None, line: None, newest: None, unsynced: false };
-        let thread = background::spawn("writer", writer.run(queue));
-        let thread = thread.map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+        let (at_work, ended) = oneshot::channel();
+        let work = async move {
+            writer.run(queue).await;
+            drop(at_work);
+        };
+        let thread = background::spawn("writer", work);
+        thread.map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
+        Ok(Self { jobs, ended: Mutex::new(Some(ended)) })
     }
 
     /// The way to no writer: every job is refused.
     pub fn none() -> Self {
         let (jobs, _) = mpsc::channel(1);
-        Self { jobs, thread: Mutex::new(None) }
+        Self { jobs, ended: Mutex::new(None) }
     }
 
     /// Hands a job in and waits for its answer.
@@ -106,11 +113,18 @@ impl WriterHandle {
         answer.await.map_err(|_| StoreError::Uncommitted)?
     }
 
-    /// Lets the writer finish what it was handed, and waits for its end.
+    /// Lets the writer finish what it was handed, and waits for its end; not for ever, where the disk does not answer.
     pub async fn close(&self) {
-        if self.jobs.send(Job::Close).await.is_ok() {
-            let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            spawn_blocking(|| thread.map(thread::JoinHandle::join)).await.ok();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let closing = async {
+            if self.jobs.send(Job::Close).await.is_ok()
+                && let Some(ended) = ended
+            {
+                ended.await.ok();
+            }
+        };
+        if timeout(CLOSING, closing).await.is_err() {
+            tracing::error!("the database does not answer: its writer is left behind, with what it was at work on");
         }
     }
 }
@@ -280,6 +294,7 @@ impl<B: Writing> Writer<B> {
             next.check(&**chain, &[]);
         }
         let mut tables = Tables::<B>(&mut line.connection);
+        // Where the database is elsewhere, it works meanwhile.
         let (appended, receipt) = join!(tables.append(&next.rows), async { chain.receipt(&next.log.head) });
         match appended {
             Err(error) if B::is_locked(&error) => return Ok(None),
@@ -636,5 +651,23 @@ fn settle<T: Send + 'static>(result: StoreResult<T>, answer: Answer<T>) -> Optio
             answer.send(Err(error)).ok();
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_does_not_end_is_left_behind() {
+        let (jobs, _queue) = mpsc::channel(1);
+        let (_at_work, ended) = oneshot::channel();
+        let handle = WriterHandle { jobs, ended: Mutex::new(Some(ended)) };
+        let begun = Instant::now();
+        handle.close().await;
+        assert_eq!(begun.elapsed(), CLOSING);
+        // Its queue is full by now.
+        handle.close().await;
+        assert_eq!(begun.elapsed(), 2 * CLOSING);
     }
 }
