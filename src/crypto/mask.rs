@@ -1,8 +1,8 @@
 //! Data keys that were unwrapped once, kept masked beside the values that they open.
 //!
 //! To unwrap a data key costs more than to open its value, and services read the same values again and again. So the
-//! first opening leaves the key with the record in memory, XORed with a pseudorandom text (HMAC-SHA-256) that only this
-//! keyring can make again, and only for that very record. Whoever finds it has nothing without the keyring; when the
+//! first opening leaves the key with the record in memory, under a pseudorandom text (HMAC-SHA-256, joined by XOR) that only
+//! this keyring can make again, and only for that very record. Whoever finds it has nothing without the keyring; when the
 //! keyring goes, no mask can be lifted any more.
 
 use hmac::{Hmac, KeyInit, Mac};
