@@ -21,12 +21,13 @@ WIDTH, ROW, NARROWEST = 1200, 14, 0.003
 # A stack belongs to the first part of which a word is in one of its frames.
 PARTS = [
     ("decryption", ["crypto::keyring", "crypto::envelope", "crypto::mask"]),
+    # What is not in memory is read by SQLite.
+    ("store: records", ["store::readers", "store::cache", "get_many", "look_up"]),
     # The writer calls SQLite itself.
-    ("audit: SQLite", ["sqlite3_", "sqlx-sqlite", "store::direct"]),
+    ("audit: SQLite", ["sqlite3_", "store::direct"]),
     ("audit: packing, chaining, signing", ["audit::", "store::writer"]),
     ("policy: the guest", ["[guest]"]),
     ("policy: around the guest", ["policy::", "wasmtime", "Vault::decide"]),
-    ("store: records in memory", ["store::cache", "get_many", "look_up"]),
     ("token", ["auth::", "Gate::authenticate", "jsonwebtoken"]),
     ("serialisation", ["http::json", "batch::answer", "serde_json"]),
     ("vault: the rest", ["portcullis::vault"]),

@@ -6,7 +6,7 @@ use super::{
     DamagedAuditRow, Logged, StoreError, StoreResult, Tombstone,
     sql::{Arg, Backend, Columns},
     statements::{AT_ONCE, Template},
-    tables::{Tables, narrow},
+    tables::{Tables, count, narrow},
 };
 use crate::domain::{
     AuditOrder, AuditPlace, AuditRow, AuditScan, ChainHead, Link, StoredAuditRow, TenantId, Timestamp,
@@ -104,7 +104,7 @@ impl<B: Backend> Tables<'_, B> {
             Arg::Text(&request),
             Arg::Int(i64::from(limit)),
         ];
-        self.fetch(sql, &args).await?.iter().map(logged).collect()
+        self.fetch(sql, &args, logged).await
     }
 
     /// The rows that follow a place, chain by chain.
@@ -117,16 +117,18 @@ impl<B: Backend> Tables<'_, B> {
             " AND (chain, number) > ($1, $2) ORDER BY chain, number LIMIT $3"
         );
         let args = [Arg::Int(i64::from(after.chain)), Arg::Int(after.number), Arg::Int(i64::from(limit))];
-        self.fetch(SQL, &args).await?.iter().map(logged).collect()
+        self.fetch(SQL, &args, logged).await
     }
 
     /// The last row of a chain, or what stands for the rows that were removed.
     pub async fn chain_head(&mut self, chain: u32) -> StoreResult<ChainHead> {
         const SQL: &str = "SELECT number, link FROM audit_log WHERE chain = $1 AND number <= 9007199254740992
                            ORDER BY number DESC LIMIT 1";
-        let rows = self.fetch(SQL, &[Arg::Int(i64::from(chain))]).await?;
-        let Some(row) = rows.first() else { return Ok(ChainHead::origin(chain)) };
-        Ok(ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? })
+        let head = |row: &dyn Columns| {
+            Ok(ChainHead { place: AuditPlace { chain, number: row.int(0)? }, link: link(row.blob(1)?)? })
+        };
+        let head = self.fetch_first(SQL, &[Arg::Int(i64::from(chain))], head).await?;
+        Ok(head.unwrap_or_else(|| ChainHead::origin(chain)))
     }
 
     /// The log's chains; where there are several, those that have a checkpoint.
@@ -143,24 +145,23 @@ impl<B: Backend> Tables<'_, B> {
         if B::SOLE_CHAIN.is_some() {
             return Ok(Vec::new());
         }
-        let rows = self.fetch(SQL, &[Arg::Int(i64::from(chain))]).await?;
-        let head = |row: &B::Row| -> StoreResult<ChainHead> {
+        let head = |row: &dyn Columns| -> StoreResult<ChainHead> {
             let place = AuditPlace { chain: narrow(row.int(0)?)?, number: row.int(1)? };
             Ok(ChainHead { place, link: link(row.blob(2)?)? })
         };
-        let whole = |row: &B::Row| {
+        let whole = |row: &dyn Columns| {
             let head = head(row);
-            head.inspect_err(|error| tracing::error!(%error, "ALARM: a chain's checkpoint is damaged")).ok()
+            Ok(head.inspect_err(|error| tracing::error!(%error, "ALARM: a chain's checkpoint is damaged")).ok())
         };
-        Ok(rows.iter().filter_map(whole).collect())
+        let heads = self.fetch(SQL, &[Arg::Int(i64::from(chain))], whole).await?;
+        Ok(heads.into_iter().flatten().collect())
     }
 
     /// How many rows stand where the vault writes none.
     pub async fn misplaced_rows(&mut self) -> StoreResult<u64> {
         const SQL: &str = concat!("SELECT CAST(count(*) AS BIGINT) FROM audit_log WHERE NOT (", in_place!(), ")");
-        let rows = self.fetch(SQL, &[]).await?;
-        let count = rows.first().ok_or(StoreError::Damaged("count"))?.int(0)?;
-        u64::try_from(count).map_err(|_| StoreError::Damaged("count"))
+        let counted = self.fetch_first(SQL, &[], |row| count(row.int(0)?)).await?;
+        counted.ok_or(StoreError::Damaged("count"))
     }
 
     /// Keeps the last checkpoint of a chain, for the others to vouch for.
@@ -186,8 +187,8 @@ impl<B: Backend> Tables<'_, B> {
 
     /// The notes of all tombstones.
     pub async fn tombstones(&mut self) -> StoreResult<Vec<String>> {
-        let rows = self.fetch("SELECT note FROM audit_tombstones ORDER BY chain", &[]).await?;
-        rows.iter().map(|row| row.text(0)).collect()
+        const SQL: &str = "SELECT note FROM audit_tombstones ORDER BY chain";
+        self.fetch(SQL, &[], |row| Ok(row.text(0)?.to_owned())).await
     }
 
     /// Proves that the audit log takes a row: one that is gone again when the caller commits. The caller must: a row
@@ -231,7 +232,7 @@ fn arguments<'a>(head: &'a ChainHead, row: &'a AuditRow) -> [Arg<'a>; APPEND_ROW
 }
 
 /// A row whose place can be read, whatever else is wrong with it.
-fn logged(row: &impl Columns) -> StoreResult<Logged> {
+fn logged(row: &dyn Columns) -> StoreResult<Logged> {
     let at = Timestamp::from_micros(row.int(0)?);
     let place = AuditPlace { chain: narrow(row.int(1)?)?, number: row.int(2)? };
     match content(row, at) {
@@ -241,22 +242,23 @@ fn logged(row: &impl Columns) -> StoreResult<Logged> {
     }
 }
 
-fn content(row: &impl Columns, at: Timestamp) -> StoreResult<(AuditRow, Vec<u8>)> {
-    let tenant = |text: String| TenantId::parse(&text).ok_or(StoreError::Damaged("tenant"));
+fn content(row: &dyn Columns, at: Timestamp) -> StoreResult<(AuditRow, Vec<u8>)> {
+    let owned = |text: &str| Cow::Owned(text.to_owned());
+    let tenant = |text| TenantId::parse(text).ok_or(StoreError::Damaged("tenant"));
     let content = AuditRow {
         at,
         tenant: row.maybe_text(3)?.map(tenant).transpose()?,
-        identity_id: row.maybe_text(4)?,
-        identity_type: row.maybe_text(5)?.map(Cow::Owned),
-        action: Cow::Owned(row.text(6)?),
-        source_ip: row.maybe_text(7)?,
-        request_id: row.text(8)?,
+        identity_id: row.maybe_text(4)?.map(str::to_owned),
+        identity_type: row.maybe_text(5)?.map(owned),
+        action: owned(row.text(6)?),
+        source_ip: row.maybe_text(7)?.map(str::to_owned),
+        request_id: row.text(8)?.to_owned(),
         events: narrow(row.int(9)?)?,
-        body: row.blob(10)?,
+        body: row.blob(10)?.to_vec(),
     };
-    Ok((content, row.blob(11)?))
+    Ok((content, row.blob(11)?.to_vec()))
 }
 
-fn link(bytes: Vec<u8>) -> StoreResult<Link> {
+fn link(bytes: &[u8]) -> StoreResult<Link> {
     bytes.try_into().map(Link).map_err(|_| StoreError::Damaged("link"))
 }

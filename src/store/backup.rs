@@ -8,15 +8,18 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, Row, Sqlite, SqliteConnection,
+    ConnectOptions, Connection, Row, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
+use tokio::task::spawn_blocking;
 
 use super::{
-    StoreError, StoreResult, log_check, migrations,
-    sql::{CHAIN, Columns},
+    StoreError, StoreResult,
+    direct::{self, CHAIN, Sqlite},
+    log_check, migrations,
+    readers::Source,
     sqlite::{DATABASE, SqliteStore, lock, log_of, make_directory, options, private_file},
-    tables::Tables,
+    tables::{Tables, count},
 };
 use crate::domain::ChainHead;
 
@@ -74,7 +77,7 @@ impl SqliteStore {
     ///
     /// Where it is no database.
     pub async fn open_backup(file: &Path) -> StoreResult<Self> {
-        Self::reading(&SqliteConnectOptions::new().filename(file).read_only(true).immutable(true)).await
+        Self::reading(Source::Immutable(file.to_owned())).await
     }
 
     /// What it holds.
@@ -83,21 +86,22 @@ impl SqliteStore {
     ///
     /// Where it cannot be read.
     pub async fn holdings(&self) -> StoreResult<Holdings> {
-        const CHECKPOINT: &str =
-            "SELECT body FROM audit_log WHERE action = 'checkpoint' ORDER BY chain DESC, number DESC LIMIT 1";
-        let mut connection = self.reader().await?;
-        let mut tables = Tables::<Sqlite>(&mut connection);
-        let counted = tables.fetch("SELECT COUNT(*) FROM secrets", &[]).await?;
-        let checkpoint = tables.fetch(CHECKPOINT, &[]).await?;
-        let root = tables.fetch("SELECT fingerprint FROM root_key WHERE id = 1", &[]).await?;
-        let count = counted.first().ok_or(StoreError::Damaged("count"))?.int(0)?;
-        Ok(Holdings {
-            secrets: u64::try_from(count).unwrap_or_default(),
-            head: tables.chain_head(CHAIN).await?,
-            checkpoint: checkpoint.first().map(|row| row.blob(0)).transpose()?,
-            root: root.first().map(|row| row.blob(0)).transpose()?,
-        })
+        self.read(|tables| Box::pin(holdings(tables))).await
     }
+}
+
+async fn holdings(mut tables: Tables<'_, Sqlite>) -> StoreResult<Holdings> {
+    const SECRETS: &str = "SELECT COUNT(*) FROM secrets";
+    const CHECKPOINT: &str =
+        "SELECT body FROM audit_log WHERE action = 'checkpoint' ORDER BY chain DESC, number DESC LIMIT 1";
+    const ROOT: &str = "SELECT fingerprint FROM root_key WHERE id = 1";
+    let secrets = tables.fetch_first(SECRETS, &[], |row| count(row.int(0)?)).await?;
+    Ok(Holdings {
+        secrets: secrets.ok_or(StoreError::Damaged("count"))?,
+        head: tables.chain_head(CHAIN).await?,
+        checkpoint: tables.fetch_first(CHECKPOINT, &[], |row| Ok(row.blob(0)?.to_vec())).await?,
+        root: tables.fetch_first(ROOT, &[], |row| Ok(row.blob(0)?.to_vec())).await?,
+    })
 }
 
 /// Without a server, whoever opens the database last empties its log: what is damaged there would be gone unnoticed.
@@ -113,12 +117,13 @@ fn refuse_damaged_log(directory: &Path) -> StoreResult<()> {
 }
 
 async fn vacuum(directory: &Path, target: &Path) -> StoreResult<()> {
-    let name = target.to_str().ok_or_else(|| unfit("cannot write", target, &"its name is no text"))?;
-    let mut connection = options(&directory.join(DATABASE)).connect().await?;
-    let copied = sqlx::query("VACUUM INTO $1").bind(name).execute(&mut connection).await;
-    connection.close().await?;
-    copied?;
-    Ok(())
+    let name = target.to_str().ok_or_else(|| unfit("cannot write", target, &"its name is no text"))?.to_owned();
+    let database = directory.join(DATABASE);
+    let vacuum = move || -> StoreResult<()> {
+        direct::open(&database)?.execute("VACUUM INTO ?", [name])?;
+        Ok(())
+    };
+    spawn_blocking(vacuum).await.map_err(|error| unfit("cannot write", target, &error))?
 }
 
 /// A backup on its way into a data directory that no server uses. Dropped unfinished, it leaves everything as it was.
@@ -172,7 +177,7 @@ impl Restoring {
         let checked = self.check(&mut connection).await;
         connection.close().await?;
         checked?;
-        SqliteStore::reading(&options).await
+        SqliteStore::reading(Source::InUse(self.copy.clone())).await
     }
 
     async fn check(&self, connection: &mut SqliteConnection) -> StoreResult<()> {

@@ -92,7 +92,7 @@ impl<B: Backend> Tables<'_, B> {
         let (scenes, changes): (Vec<_>, Vec<_>) = requests.into_iter().map(Scene::set).unzip();
         if let Some(lock) = B::LOCK_SECRET {
             for scene in &scenes {
-                self.fetch(lock, &scene.site()).await?;
+                self.execute(lock, &scene.site()).await?;
             }
         }
         let heads = self.heads(scenes.iter().map(|scene| (&scene.tenant, &scene.path))).await?;
@@ -119,11 +119,13 @@ impl<B: Backend> Tables<'_, B> {
             [Arg::Int(place), Arg::Text(tenant.as_str()), Arg::Text(path.as_str())]
         };
         let wanted: Vec<_> = (0..).zip(wanted).map(row).collect();
-        for row in self.fetch_rows(&B::statements().find_heads, &wanted).await? {
+        let place_head = |row: &dyn Columns| {
             let place = usize::try_from(row.int(0)?).ok();
             let slot = place.and_then(|place| heads.get_mut(place)).ok_or(StoreError::Damaged("place"))?;
-            *slot = whole(head(&row))?.map(Some);
-        }
+            *slot = whole(head(row))?.map(Some);
+            Ok(())
+        };
+        self.fetch_rows(&B::statements().find_heads, &wanted, place_head).await?;
         Ok(heads)
     }
 
@@ -215,9 +217,8 @@ impl<B: Backend> Tables<'_, B> {
     /// Writes what is open.
     async fn finish(&mut self, mut steps: Vec<(&Scene, StoreResult<Step>)>) -> StoreResult<Vec<StoreResult<Finished>>> {
         let versions: Vec<_> = open(&steps).filter_map(Pending::version).collect();
-        let inserted = self.fetch_rows(&B::statements().insert_versions, &versions).await?;
-        let inserted: Vec<_> =
-            inserted.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect::<StoreResult<_>>()?;
+        let place = |row: &dyn Columns| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned()));
+        let inserted = self.fetch_rows(&B::statements().insert_versions, &versions, place).await?;
         for (scene, step) in &mut steps {
             if let Ok(Step::Open(Open { sealed: Some(sealed), .. })) = step
                 && !inserted.iter().any(|(tenant, path)| scene.is_at(tenant, path))
@@ -235,7 +236,7 @@ impl<B: Backend> Tables<'_, B> {
     async fn why_not_inserted(&mut self, scene: &Scene, sealed: &SealedValue) -> StoreResult<StoreError> {
         const SQL: &str = "SELECT 1 FROM tenant_keys WHERE tenant = $1 AND generation = $2";
         let generation = Arg::Int(i64::from(sealed.key_generation));
-        let kept = self.fetch(SQL, &[Arg::Text(scene.tenant.as_str()), generation]).await?;
+        let kept = self.fetch(SQL, &[Arg::Text(scene.tenant.as_str()), generation], |_| Ok(())).await?;
         // A server that has not heard yet that the generation is gone must not write what nothing could open.
         Ok(if kept.is_empty() { StoreError::RetiredKey } else { StoreError::Damaged("versions beyond the newest") })
     }

@@ -1,22 +1,28 @@
-//! SQLite called on the thread that asks: for the writer, which has a thread of its own. The readers' driver keeps a thread
-//! for each connection; to hand a statement over and to be woken by its answer took longer than most statements of a commit.
+//! SQLite called on the thread that asks. A driver that keeps a thread for each connection takes longer to hand a statement
+//! over, and its rows back one by one, than most statements take.
 
 use std::{
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Duration,
 };
 
 use rusqlite::{
-    Connection, OpenFlags, Statement, ToSql, ffi,
+    Connection, OpenFlags, Row, Statement, ToSql, ffi,
     types::{ToSqlOutput, ValueRef},
 };
-use sqlx::Sqlite;
 
 use super::{
     StoreError, StoreResult,
-    sql::{Arg, BUSY_TIMEOUT, Backend, CHAIN, Columns, Writing},
-    statements::Statements,
+    sql::{
+        Arg, BUSY_TIMEOUT, Backend, Columns, DAMAGED, Writing, head_columns, newest_or_pinned, value_columns,
+        version_columns,
+    },
+    statements::{Dialect, Statements},
 };
+
+/// SQLite's chain.
+pub const CHAIN: u32 = 1;
 
 /// How many statements stay prepared: all that the writer has, in all their lengths.
 const PREPARED: usize = 128;
@@ -27,43 +33,54 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 const SETTLE_FOR: Duration = Duration::from_millis(20);
 
 /// SQLite without a thread between.
-pub struct DirectSqlite;
+pub struct Sqlite;
 
-/// A row of an answer, cell by cell.
-pub struct Cells(Vec<Cell>);
-
-/// Text is read as such when it is asked for: one that is none concerns its own row alone.
-enum Cell {
-    Null,
-    Int(i64),
-    Real,
-    Text(Vec<u8>),
-    Blob(Vec<u8>),
-}
-
-impl Backend for DirectSqlite {
+impl Backend for Sqlite {
     type Connection = Connection;
-    type Row = Cells;
 
-    const GET_MANY: &'static str = Sqlite::GET_MANY;
-    const SOLE_CHAIN: Option<u32> = Sqlite::SOLE_CHAIN;
-    const LOCK_SECRET: Option<&'static str> = Sqlite::LOCK_SECRET;
-    const HOLD_ROOT: &'static str = Sqlite::HOLD_ROOT;
-    const HOLD_VALUES: Option<&'static str> = Sqlite::HOLD_VALUES;
+    const GET_MANY: &'static str = concat!(
+        "SELECT wanted.key, ",
+        head_columns!("s"),
+        ", ",
+        version_columns!("v"),
+        ", ",
+        value_columns!("v"),
+        "
+         FROM json_each($2) AS wanted
+         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
+         LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
+                                AND v.version = COALESCE($3 ->> wanted.key, s.latest)
+                                AND ",
+        newest_or_pinned!("$3 ->> wanted.key"),
+        "
+         WHERE s.path IS NOT NULL
+            OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = wanted.value)"
+    );
+    const SOLE_CHAIN: Option<u32> = Some(CHAIN);
+    const LOCK_SECRET: Option<&'static str> = None;
+    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
+    const HOLD_VALUES: Option<&'static str> = None;
 
     fn statements() -> &'static Statements {
-        Sqlite::statements()
+        // An insertion keeps nothing to undo it alone, which would copy each page that it writes to (unless it updates, too).
+        // Values without names, since names are looked for in a list.
+        const DIALECT: Dialect = Dialect { insert: "INSERT OR ROLLBACK", place: |_| "?".to_owned() };
+        static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
+        &STATEMENTS
     }
 
-    async fn fetch(connection: &mut Connection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<Cells>> {
+    async fn fetch<T: Send>(
+        connection: &mut Connection,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        mut read: impl FnMut(&dyn Columns) -> StoreResult<T> + Send,
+    ) -> StoreResult<Vec<T>> {
         let mut statement = connection.prepare_cached(sql)?;
         bind(&mut statement, args)?;
-        let columns = statement.column_count();
         let mut rows = statement.raw_query();
         let mut fetched = Vec::new();
         while let Some(row) = rows.next()? {
-            let cell = |column| row.get_ref(column).map(Cell::from);
-            fetched.push(Cells((0..columns).map(cell).collect::<Result<_, _>>()?));
+            fetched.push(read(row)?);
         }
         Ok(fetched)
     }
@@ -76,7 +93,7 @@ impl Backend for DirectSqlite {
 }
 
 /// Nothing here lets others go on while SQLite is at work: what is waited for is over when it returns.
-impl Writing for DirectSqlite {
+impl Writing for Sqlite {
     /// The database.
     type Options = PathBuf;
 
@@ -179,63 +196,23 @@ impl ToSql for Arg<'_> {
     }
 }
 
-impl From<ValueRef<'_>> for Cell {
-    fn from(value: ValueRef<'_>) -> Self {
-        match value {
-            ValueRef::Null => Self::Null,
-            ValueRef::Integer(number) => Self::Int(number),
-            ValueRef::Real(_) => Self::Real,
-            ValueRef::Text(text) => Self::Text(text.to_vec()),
-            ValueRef::Blob(bytes) => Self::Blob(bytes.to_vec()),
-        }
-    }
-}
-
-impl Cells {
-    fn cell(&self, column: usize) -> StoreResult<&Cell> {
-        self.0.get(column).ok_or(DAMAGED)
-    }
-}
-
-/// A column of a type or with bytes that this program does not write.
-const DAMAGED: StoreError = StoreError::Damaged("column");
-
-impl Columns for Cells {
-    fn text(&self, column: usize) -> StoreResult<String> {
-        self.maybe_text(column)?.ok_or(DAMAGED)
-    }
-
-    fn maybe_text(&self, column: usize) -> StoreResult<Option<String>> {
-        match self.cell(column)? {
-            Cell::Null => Ok(None),
-            Cell::Text(bytes) => String::from_utf8(bytes.clone()).map(Some).map_err(|_| DAMAGED),
-            _ => Err(DAMAGED),
-        }
-    }
-
-    fn int(&self, column: usize) -> StoreResult<i64> {
-        self.maybe_int(column)?.ok_or(DAMAGED)
+/// Text is read as such when it is asked for: one that is none concerns its own row alone.
+impl Columns for Row<'_> {
+    fn maybe_text(&self, column: usize) -> StoreResult<Option<&str>> {
+        cell(self, column)?.as_str_or_null().map_err(|_| DAMAGED)
     }
 
     fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>> {
-        match self.cell(column)? {
-            Cell::Null => Ok(None),
-            Cell::Int(number) => Ok(Some(*number)),
-            _ => Err(DAMAGED),
-        }
+        cell(self, column)?.as_i64_or_null().map_err(|_| DAMAGED)
     }
 
-    fn blob(&self, column: usize) -> StoreResult<Vec<u8>> {
-        self.maybe_blob(column)?.ok_or(DAMAGED)
+    fn maybe_blob(&self, column: usize) -> StoreResult<Option<&[u8]>> {
+        cell(self, column)?.as_blob_or_null().map_err(|_| DAMAGED)
     }
+}
 
-    fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>> {
-        match self.cell(column)? {
-            Cell::Null => Ok(None),
-            Cell::Blob(bytes) => Ok(Some(bytes.clone())),
-            _ => Err(DAMAGED),
-        }
-    }
+fn cell<'row>(row: &'row Row<'_>, column: usize) -> StoreResult<ValueRef<'row>> {
+    row.get_ref(column).map_err(|_| DAMAGED)
 }
 
 #[cfg(test)]
@@ -246,7 +223,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("direct.db");
         std::fs::write(&file, b"").unwrap();
-        let connection = DirectSqlite::connect(&file).await.unwrap();
+        let connection = Sqlite::connect(&file).await.unwrap();
         (directory, connection)
     }
 
@@ -255,8 +232,15 @@ mod tests {
         connection.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap()
     }
 
-    async fn fetch(connection: &mut Connection, sql: &'static str, args: &[Arg<'_>]) -> Vec<Cells> {
-        DirectSqlite::fetch(connection, sql, args).await.unwrap()
+    /// What is read of the one row of an answer.
+    async fn first<T: Send>(
+        connection: &mut Connection,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        read: impl FnMut(&dyn Columns) -> T + Send,
+    ) -> StoreResult<T> {
+        let mut read = read;
+        Ok(Sqlite::fetch(connection, sql, args, |row| Ok(read(row))).await?.pop().unwrap())
     }
 
     #[tokio::test]
@@ -266,11 +250,16 @@ mod tests {
         for (sql, wanted) in
             [("SELECT $1, $2", ["one", "2"]), ("SELECT $2, $1", ["2", "one"]), ("SELECT ?, ?", ["one", "2"])]
         {
-            let rows = fetch(&mut connection, sql, &[one, two]).await;
-            let told = |column| rows[0].text(column).or_else(|_| rows[0].int(column).map(|number| number.to_string()));
-            assert_eq!([told(0).unwrap(), told(1).unwrap()], wanted, "{sql}");
+            let text = |row: &dyn Columns, column| {
+                row.text(column)
+                    .map(str::to_owned)
+                    .or_else(|_| row.int(column).map(|number| number.to_string()))
+                    .unwrap()
+            };
+            let told = first(&mut connection, sql, &[one, two], |row| [text(row, 0), text(row, 1)]).await;
+            assert_eq!(told.unwrap(), wanted, "{sql}");
         }
-        let missing = DirectSqlite::fetch(&mut connection, "SELECT $3", &[one, two]).await;
+        let missing = first(&mut connection, "SELECT $3", &[one, two], |_| ()).await;
         assert!(matches!(missing, Err(StoreError::Damaged("question"))));
     }
 
@@ -278,32 +267,37 @@ mod tests {
     async fn a_cell_of_another_type_is_damage_and_the_others_are_read() {
         let (_directory, mut connection) = database().await;
         let sql = "SELECT NULL, 7, 'text', x'00ff', 1.5, CAST(x'ff' AS TEXT)";
-        let rows = fetch(&mut connection, sql, &[]).await;
-        let row = &rows[0];
-        let texts: Vec<_> = (0..7).map(|column| row.maybe_text(column).ok()).collect();
+        let texts = |row: &dyn Columns| -> Vec<_> {
+            (0..7).map(|column| row.maybe_text(column).ok().map(|text| text.map(str::to_owned))).collect()
+        };
+        let texts = first(&mut connection, sql, &[], texts).await.unwrap();
         assert_eq!(texts, [Some(None), None, Some(Some("text".to_owned())), None, None, None, None]);
-        let numbers: Vec<_> = (0..7).map(|column| row.maybe_int(column).ok()).collect();
+        let numbers = |row: &dyn Columns| -> Vec<_> { (0..7).map(|column| row.maybe_int(column).ok()).collect() };
+        let numbers = first(&mut connection, sql, &[], numbers).await.unwrap();
         assert_eq!(numbers, [Some(None), Some(Some(7)), None, None, None, None, None]);
-        let blobs: Vec<_> = (0..7).map(|column| row.maybe_blob(column).ok()).collect();
+        let blobs = |row: &dyn Columns| -> Vec<_> {
+            (0..7).map(|column| row.maybe_blob(column).ok().map(|blob| blob.map(<[u8]>::to_vec))).collect()
+        };
+        let blobs = first(&mut connection, sql, &[], blobs).await.unwrap();
         assert_eq!(blobs, [Some(None), None, None, Some(Some(vec![0, 255])), None, None, None]);
-        let nulls = [row.text(0).is_err(), row.int(0).is_err(), row.blob(0).is_err()];
-        assert_eq!(nulls, [true; 3], "what must be there is not");
+        let nulls = |row: &dyn Columns| [row.text(0).is_err(), row.int(0).is_err(), row.blob(0).is_err()];
+        assert_eq!(first(&mut connection, sql, &[], nulls).await.unwrap(), [true; 3], "what must be there is not");
     }
 
     #[tokio::test]
     async fn what_another_process_holds_is_told_at_once() {
         let (directory, mut connection) = database().await;
-        DirectSqlite::execute(&mut connection, "CREATE TABLE t (a)", &[]).await.unwrap();
+        Sqlite::execute(&mut connection, "CREATE TABLE t (a)", &[]).await.unwrap();
         let other = Connection::open(directory.path().join("direct.db")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         assert_eq!(waits(&connection), 2_000);
-        DirectSqlite::leave_waiting(&mut connection).await.unwrap();
+        Sqlite::leave_waiting(&mut connection).await.unwrap();
         assert_eq!(waits(&connection), 0);
-        let refused = DirectSqlite::execute(&mut connection, DirectSqlite::BEGIN, &[]).await.unwrap_err();
-        assert!(DirectSqlite::is_locked(&refused) && !DirectSqlite::is_failed_sync(&refused), "{refused}");
+        let refused = Sqlite::execute(&mut connection, Sqlite::BEGIN, &[]).await.unwrap_err();
+        assert!(Sqlite::is_locked(&refused) && !Sqlite::is_failed_sync(&refused), "{refused}");
         other.execute_batch("ROLLBACK").unwrap();
         assert_eq!(
-            DirectSqlite::execute(&mut connection, "INSERT INTO t VALUES (?), (?)", &[Arg::Int(1); 2]).await.unwrap(),
+            Sqlite::execute(&mut connection, "INSERT INTO t VALUES (?), (?)", &[Arg::Int(1); 2]).await.unwrap(),
             2
         );
         assert!(settle_log(&connection).unwrap());

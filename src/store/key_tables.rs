@@ -3,7 +3,7 @@
 use super::{
     KeyChange, StoreError, StoreResult,
     sql::{Arg, Backend, Columns},
-    tables::{Tables, narrow},
+    tables::{Tables, count, narrow},
 };
 use crate::domain::{GenerationUse, KeyStock, SecretPath, TenantId, Version, WrappedDataKey, WrappedKey};
 
@@ -29,15 +29,13 @@ const ALL_TENANTS: (&str, &str) = ("", "\u{7f}");
 impl<B: Backend> Tables<'_, B> {
     pub async fn tenant_keys(&mut self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
         const SQL: &str = "SELECT generation, wrapped FROM tenant_keys WHERE tenant = $1 ORDER BY generation";
-        let rows = self.fetch(SQL, &[Arg::Text(tenant.as_str())]).await?;
-        rows.iter().map(|row| Ok(WrappedKey { generation: narrow(row.int(0)?)?, wrapped: row.blob(1)? })).collect()
+        self.fetch(SQL, &[Arg::Text(tenant.as_str())], |row| wrapped_key(row, 0)).await
     }
 
     pub async fn root_fingerprint(&mut self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
         const KEEP: &str = "INSERT INTO root_key (id, fingerprint) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
         self.execute(KEEP, &[Arg::Blob(fingerprint)]).await?;
-        let rows = self.fetch("SELECT fingerprint FROM root_key WHERE id = 1", &[]).await?;
-        rows.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)
+        self.kept_fingerprint("SELECT fingerprint FROM root_key WHERE id = 1").await
     }
 
     pub async fn vault_key(&mut self, root: &[u8], name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
@@ -48,21 +46,20 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     pub async fn kept_vault_key(&mut self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        let rows = self.fetch("SELECT wrapped FROM vault_keys WHERE name = $1", &[Arg::Text(name)]).await?;
-        rows.first().map(|row| row.blob(0)).transpose()
+        const SQL: &str = "SELECT wrapped FROM vault_keys WHERE name = $1";
+        self.fetch_first(SQL, &[Arg::Text(name)], |row| Ok(row.blob(0)?.to_vec())).await
     }
 
     pub async fn generations(&mut self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
         let (first, last) = tenant.map_or(ALL_TENANTS, |tenant| (tenant.as_str(), tenant.as_str()));
-        let rows = self.fetch(GENERATIONS, &[Arg::Text(first), Arg::Text(last)]).await?;
-        let generation_use = |row: &B::Row| {
+        let generation_use = |row: &dyn Columns| {
             Ok(GenerationUse {
-                tenant: tenant_of(&row.text(0)?)?,
+                tenant: tenant_of(row.text(0)?)?,
                 generation: narrow(row.int(1)?)?,
-                records: u64::try_from(row.int(2)?).map_err(|_| StoreError::Damaged("count"))?,
+                records: count(row.int(2)?)?,
             })
         };
-        rows.iter().map(generation_use).collect()
+        self.fetch(GENERATIONS, &[Arg::Text(first), Arg::Text(last)], generation_use).await
     }
 
     pub async fn stale_keys(
@@ -83,12 +80,12 @@ impl<B: Backend> Tables<'_, B> {
             Arg::Int(after.map_or(0, |key| key.version.get())),
             Arg::Int(i64::from(limit)),
         ];
-        let rows = self.fetch(SQL, &args).await?;
-        let whole = |row: &B::Row| {
+        let whole = |row: &dyn Columns| {
             let key = data_key(row);
-            key.inspect_err(|error| tracing::error!(%tenant, %error, "ALARM: a damaged record keeps its old key")).ok()
+            let alarm = |error: &_| tracing::error!(%tenant, %error, "ALARM: a damaged record keeps its old key");
+            Ok(key.inspect_err(alarm).ok())
         };
-        Ok(rows.iter().filter_map(whole).collect())
+        Ok(self.fetch(SQL, &args, whole).await?.into_iter().flatten().collect())
     }
 
     /// Makes one change of keys; answers how many it changed. The caller appends its audit row and commits both.
@@ -151,21 +148,20 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     async fn hold_root(&mut self, root: &[u8]) -> StoreResult<()> {
-        let kept = self.fetch(B::HOLD_ROOT, &[]).await?;
-        let kept = kept.first().ok_or(StoreError::Damaged("fingerprint"))?.blob(0)?;
-        if kept == root { Ok(()) } else { Err(StoreError::OtherRoot) }
+        if self.kept_fingerprint(B::HOLD_ROOT).await? == root { Ok(()) } else { Err(StoreError::OtherRoot) }
+    }
+
+    async fn kept_fingerprint(&mut self, sql: &'static str) -> StoreResult<Vec<u8>> {
+        let kept = self.fetch_first(sql, &[], |row| Ok(row.blob(0)?.to_vec())).await?;
+        kept.ok_or(StoreError::Damaged("fingerprint"))
     }
 
     async fn stock(&mut self) -> StoreResult<KeyStock> {
-        let rows = self.fetch("SELECT tenant, generation, wrapped FROM tenant_keys", &[]).await?;
-        let tenant_key = |row: &B::Row| {
-            let key = WrappedKey { generation: narrow(row.int(1)?)?, wrapped: row.blob(2)? };
-            Ok((tenant_of(&row.text(0)?)?, key))
-        };
-        let tenants = rows.iter().map(tenant_key).collect::<StoreResult<_>>()?;
-        let rows = self.fetch("SELECT name, wrapped FROM vault_keys", &[]).await?;
-        let own = rows.iter().map(|row| Ok((row.text(0)?, row.blob(1)?))).collect::<StoreResult<_>>()?;
-        Ok(KeyStock { tenants, own })
+        const TENANTS: &str = "SELECT tenant, generation, wrapped FROM tenant_keys";
+        const OWN: &str = "SELECT name, wrapped FROM vault_keys";
+        let tenant_key = |row: &dyn Columns| Ok((tenant_of(row.text(0)?)?, wrapped_key(row, 1)?));
+        let own_key = |row: &dyn Columns| Ok((row.text(0)?.to_owned(), row.blob(1)?.to_vec()));
+        Ok(KeyStock { tenants: self.fetch(TENANTS, &[], tenant_key).await?, own: self.fetch(OWN, &[], own_key).await? })
     }
 
     async fn replace_stock(&mut self, stock: KeyStock) -> StoreResult<u64> {
@@ -183,12 +179,16 @@ impl<B: Backend> Tables<'_, B> {
     }
 }
 
-fn data_key(row: &impl Columns) -> StoreResult<WrappedDataKey> {
+fn data_key(row: &dyn Columns) -> StoreResult<WrappedDataKey> {
     Ok(WrappedDataKey {
-        path: SecretPath::parse(&row.text(0)?).map_err(|_| StoreError::Damaged("path"))?,
+        path: SecretPath::parse(row.text(0)?).map_err(|_| StoreError::Damaged("path"))?,
         version: Version::new(row.int(1)?).ok_or(StoreError::Damaged("version"))?,
-        key: WrappedKey { generation: narrow(row.int(2)?)?, wrapped: row.blob(3)? },
+        key: wrapped_key(row, 2)?,
     })
+}
+
+fn wrapped_key(row: &dyn Columns, first: usize) -> StoreResult<WrappedKey> {
+    Ok(WrappedKey { generation: narrow(row.int(first)?)?, wrapped: row.blob(first + 1)?.to_vec() })
 }
 
 fn tenant_of(name: &str) -> StoreResult<TenantId> {

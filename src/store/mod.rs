@@ -11,6 +11,7 @@ mod key_tables;
 mod log_check;
 mod migrations;
 mod postgres;
+mod readers;
 mod sql;
 mod sql_store;
 mod sqlite;

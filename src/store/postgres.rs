@@ -1,13 +1,23 @@
 //! How a PostgreSQL database is opened that several servers may share.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
 };
 
-use super::{StoreError, StoreResult, migrations, sql::Writing, sql_store::SqlStore, writer::WriterHandle};
+use super::{
+    StoreError, StoreResult, migrations,
+    sql::{
+        Arg, Backend, Columns, DAMAGED, Reading, Work, Writing, head_columns, newest_or_pinned, value_columns,
+        version_columns,
+    },
+    sql_store::SqlStore,
+    statements::{Dialect, Statements},
+    writer::WriterHandle,
+};
 
 /// How long a request waits for a free connection before it is told that the store is not there.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +74,101 @@ async fn migrate(options: &PgConnectOptions) -> StoreResult<()> {
     let mut connection = options.connect().await?;
     migrations::postgres().run_direct(None, &mut connection, false).await?;
     Ok(connection.close().await?)
+}
+
+impl Backend for Postgres {
+    type Connection = PgConnection;
+
+    // The limits forbid the planner to join all of the tables' rows: it does not know how few paths there are.
+    const GET_MANY: &'static str = concat!(
+        "SELECT wanted.place - 1, ",
+        head_columns!("s"),
+        ", ",
+        version_columns!("v"),
+        ", ",
+        value_columns!("v"),
+        "
+         FROM json_array_elements_text($2::text::json) WITH ORDINALITY AS wanted (path, place)
+         LEFT JOIN LATERAL (SELECT * FROM secrets WHERE tenant = $1 AND path = wanted.path LIMIT 1) AS s ON true
+         LEFT JOIN LATERAL (
+              SELECT * FROM versions
+              WHERE tenant = s.tenant AND path = s.path
+                AND version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
+                AND ",
+        newest_or_pinned!("$3::text::json ->> (wanted.place - 1)::int"),
+        "
+              LIMIT 1) AS v ON true
+         LEFT JOIN LATERAL (
+              SELECT true AS behind FROM versions
+              WHERE s.path IS NULL AND tenant = $1 AND path = wanted.path LIMIT 1) AS left_over ON true
+         WHERE s.path IS NOT NULL OR left_over.behind"
+    );
+    const SOLE_CHAIN: Option<u32> = None;
+    // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
+    const LOCK_SECRET: Option<&'static str> =
+        Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
+    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1 FOR SHARE";
+    const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
+
+    fn statements() -> &'static Statements {
+        const DIALECT: Dialect = Dialect { insert: "INSERT", place: |number| format!("${number}") };
+        static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
+        &STATEMENTS
+    }
+
+    async fn fetch<T: Send>(
+        connection: &mut PgConnection,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        read: impl FnMut(&dyn Columns) -> StoreResult<T> + Send,
+    ) -> StoreResult<Vec<T>> {
+        let rows = query(sql, args).fetch_all(connection).await?;
+        rows.iter().map(|row| row as &dyn Columns).map(read).collect()
+    }
+
+    async fn execute(connection: &mut PgConnection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
+        Ok(query(sql, args).execute(connection).await?.rows_affected())
+    }
+}
+
+fn query<'a>(sql: &'static str, args: &[Arg<'a>]) -> Query<'a, Postgres, PgArguments> {
+    args.iter().fold(sqlx::query(sql), |query, arg| match *arg {
+        Arg::Text(text) => query.bind(text),
+        Arg::MaybeText(text) => query.bind(text),
+        Arg::Int(number) => query.bind(number),
+        Arg::MaybeInt(number) => query.bind(number),
+        Arg::Blob(bytes) => query.bind(bytes),
+    })
+}
+
+impl Columns for PgRow {
+    fn maybe_text(&self, column: usize) -> StoreResult<Option<&str>> {
+        self.try_get(column).map_err(|_| DAMAGED)
+    }
+
+    fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>> {
+        self.try_get(column).map_err(|_| DAMAGED)
+    }
+
+    fn maybe_blob(&self, column: usize) -> StoreResult<Option<&[u8]>> {
+        self.try_get(column).map_err(|_| DAMAGED)
+    }
+}
+
+impl Reading for Postgres {
+    type Readers = PgPool;
+
+    async fn read<T: Send + 'static>(readers: &PgPool, work: impl Work<Self, T>) -> StoreResult<T> {
+        work(&mut *readers.acquire().await?).await
+    }
+
+    async fn read_one_moment<T: Send + 'static>(readers: &PgPool, work: impl Work<Self, T>) -> StoreResult<T> {
+        work(&mut *readers.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?).await
+    }
+
+    async fn close(readers: &PgPool) {
+        readers.close().await;
+    }
 }
 
 impl Writing for Postgres {

@@ -1,13 +1,11 @@
 //! What the two databases have in common, so that each statement is written once.
 
-use std::{future::Future, sync::LazyLock, time::Duration};
+use std::{future::Future, pin::Pin, time::Duration};
 
-use sqlx::{Database, PgConnection, Postgres, Row, Sqlite, SqliteConnection, postgres::PgRow, sqlite::SqliteRow};
+use super::{StoreError, StoreResult, statements::Statements};
 
-use super::{
-    StoreError, StoreResult,
-    statements::{Dialect, Statements},
-};
+/// How long a lock is waited for that somebody else holds.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A value for a placeholder.
 #[derive(Clone, Copy)]
@@ -19,22 +17,30 @@ pub enum Arg<'a> {
     Blob(&'a [u8]),
 }
 
-/// A row read by position.
+/// A row that is read by position, while it is at hand.
 pub trait Columns {
-    fn text(&self, column: usize) -> StoreResult<String>;
-    fn maybe_text(&self, column: usize) -> StoreResult<Option<String>>;
-    fn int(&self, column: usize) -> StoreResult<i64>;
+    fn maybe_text(&self, column: usize) -> StoreResult<Option<&str>>;
     fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>>;
-    fn blob(&self, column: usize) -> StoreResult<Vec<u8>>;
-    fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>>;
+    fn maybe_blob(&self, column: usize) -> StoreResult<Option<&[u8]>>;
+
+    fn text(&self, column: usize) -> StoreResult<&str> {
+        self.maybe_text(column)?.ok_or(DAMAGED)
+    }
+    fn int(&self, column: usize) -> StoreResult<i64> {
+        self.maybe_int(column)?.ok_or(DAMAGED)
+    }
+    fn blob(&self, column: usize) -> StoreResult<&[u8]> {
+        self.maybe_blob(column)?.ok_or(DAMAGED)
+    }
 }
+
+/// A column of a type or with bytes that this program does not write.
+pub const DAMAGED: StoreError = StoreError::Damaged("column");
 
 /// A database that the vault can live in, over connections of one kind.
 pub trait Backend: Sized + 'static {
     /// A connection.
     type Connection: Send;
-    /// A row of an answer.
-    type Row: Columns + Send;
 
     /// The statement of [`super::SecretStore::get_many`]: `$1` the tenant, `$2` a JSON array of paths, `$3` a JSON array
     /// of as many versions (or NULL, where the newest are meant). Answers the place in the array, then the columns of
@@ -54,12 +60,15 @@ pub trait Backend: Sized + 'static {
     /// The statements that take several rows. One that fails may end the transaction.
     fn statements() -> &'static Statements;
 
-    fn fetch(
+    /// What is read of each row of a statement's answer.
+    fn fetch<T: Send>(
         connection: &mut Self::Connection,
         sql: &'static str,
         args: &[Arg<'_>],
-    ) -> impl Future<Output = StoreResult<Vec<Self::Row>>> + Send;
+        read: impl FnMut(&dyn Columns) -> StoreResult<T> + Send,
+    ) -> impl Future<Output = StoreResult<Vec<T>>> + Send;
 
+    /// How many rows a statement changed.
     fn execute(
         connection: &mut Self::Connection,
         sql: &'static str,
@@ -68,10 +77,39 @@ pub trait Backend: Sized + 'static {
 }
 
 /// What the readers need, whose connections are shared.
-pub trait Reading: Database + Backend<Connection = <Self as Database>::Connection> {
-    /// Begins a transaction that reads one snapshot.
-    const SNAPSHOT: &'static str;
+pub trait Reading: Backend {
+    /// The connections.
+    type Readers: Send + Sync;
+
+    /// Gives some work a connection that nobody else uses meanwhile.
+    fn read<T: Send + 'static>(
+        readers: &Self::Readers,
+        work: impl Work<Self, T>,
+    ) -> impl Future<Output = StoreResult<T>> + Send;
+
+    /// The same, where all that is read is to be of one moment.
+    fn read_one_moment<T: Send + 'static>(
+        readers: &Self::Readers,
+        work: impl Work<Self, T>,
+    ) -> impl Future<Output = StoreResult<T>> + Send;
+
+    /// Lets go of the connections, each when its work is done.
+    fn close(readers: &Self::Readers) -> impl Future<Output = ()> + Send;
 }
+
+/// Something that is read over a connection.
+pub trait Work<B: Backend, T>:
+    for<'c> FnOnce(&'c mut B::Connection) -> Pending<'c, StoreResult<T>> + Send + 'static
+{
+}
+
+impl<B: Backend, T, W> Work<B, T> for W where
+    W: for<'c> FnOnce(&'c mut B::Connection) -> Pending<'c, StoreResult<T>> + Send + 'static
+{
+}
+
+/// What will be known.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the writer needs, which has one connection for itself.
 pub trait Writing: Backend {
@@ -180,149 +218,4 @@ macro_rules! newest_or_pinned {
     };
 }
 
-/// The parts of [`Backend`] and [`Columns`] that read alike for both drivers but have no type in common.
-macro_rules! driver {
-    ($database:ty, $connection:ty, $row:ty, { $($constants:tt)* }) => {
-        impl Columns for $row {
-            fn text(&self, column: usize) -> StoreResult<String> {
-                self.try_get(column).map_err(undecodable)
-            }
-            fn maybe_text(&self, column: usize) -> StoreResult<Option<String>> {
-                self.try_get(column).map_err(undecodable)
-            }
-            fn int(&self, column: usize) -> StoreResult<i64> {
-                self.try_get(column).map_err(undecodable)
-            }
-            fn maybe_int(&self, column: usize) -> StoreResult<Option<i64>> {
-                self.try_get(column).map_err(undecodable)
-            }
-            fn blob(&self, column: usize) -> StoreResult<Vec<u8>> {
-                self.try_get(column).map_err(undecodable)
-            }
-            fn maybe_blob(&self, column: usize) -> StoreResult<Option<Vec<u8>>> {
-                self.try_get(column).map_err(undecodable)
-            }
-        }
-
-        impl Backend for $database {
-            type Connection = $connection;
-            type Row = $row;
-
-            $($constants)*
-
-            async fn fetch(connection: &mut $connection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<$row>> {
-                let query = args.iter().fold(sqlx::query::<$database>(sql), bind!());
-                query.fetch_all(connection).await.map_err(StoreError::from)
-            }
-
-            async fn execute(connection: &mut $connection, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
-                let query = args.iter().fold(sqlx::query::<$database>(sql), bind!());
-                Ok(query.execute(connection).await?.rows_affected())
-            }
-        }
-    };
-}
-
-macro_rules! bind {
-    () => {
-        |query, arg| match *arg {
-            Arg::Text(text) => query.bind(text),
-            Arg::MaybeText(text) => query.bind(text),
-            Arg::Int(number) => query.bind(number),
-            Arg::MaybeInt(number) => query.bind(number),
-            Arg::Blob(bytes) => query.bind(bytes),
-        }
-    };
-}
-
-driver!(Sqlite, SqliteConnection, SqliteRow, {
-    const GET_MANY: &'static str = concat!(
-        "SELECT wanted.key, ",
-        head_columns!("s"),
-        ", ",
-        version_columns!("v"),
-        ", ",
-        value_columns!("v"),
-        "
-         FROM json_each($2) AS wanted
-         LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
-         LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
-                                AND v.version = COALESCE($3 ->> wanted.key, s.latest)
-                                AND ",
-        newest_or_pinned!("$3 ->> wanted.key"),
-        "
-         WHERE s.path IS NOT NULL
-            OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = wanted.value)"
-    );
-    const SOLE_CHAIN: Option<u32> = Some(CHAIN);
-    const LOCK_SECRET: Option<&'static str> = None;
-    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
-    const HOLD_VALUES: Option<&'static str> = None;
-
-    fn statements() -> &'static Statements {
-        // An insertion keeps nothing to undo it alone, which would copy each page that it writes to (unless it updates, too).
-        // Values without names, since names are looked for in a list.
-        const DIALECT: Dialect = Dialect { insert: "INSERT OR ROLLBACK", place: |_| "?".to_owned() };
-        static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
-        &STATEMENTS
-    }
-});
-
-impl Reading for Sqlite {
-    const SNAPSHOT: &'static str = "BEGIN";
-}
-
-driver!(Postgres, PgConnection, PgRow, {
-    // The limits forbid the planner to join all of the tables' rows: it does not know how few paths there are.
-    const GET_MANY: &'static str = concat!(
-        "SELECT wanted.place - 1, ",
-        head_columns!("s"),
-        ", ",
-        version_columns!("v"),
-        ", ",
-        value_columns!("v"),
-        "
-         FROM json_array_elements_text($2::text::json) WITH ORDINALITY AS wanted (path, place)
-         LEFT JOIN LATERAL (SELECT * FROM secrets WHERE tenant = $1 AND path = wanted.path LIMIT 1) AS s ON true
-         LEFT JOIN LATERAL (
-              SELECT * FROM versions
-              WHERE tenant = s.tenant AND path = s.path
-                AND version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
-                AND ",
-        newest_or_pinned!("$3::text::json ->> (wanted.place - 1)::int"),
-        "
-              LIMIT 1) AS v ON true
-         LEFT JOIN LATERAL (
-              SELECT true AS behind FROM versions
-              WHERE s.path IS NULL AND tenant = $1 AND path = wanted.path LIMIT 1) AS left_over ON true
-         WHERE s.path IS NOT NULL OR left_over.behind"
-    );
-    const SOLE_CHAIN: Option<u32> = None;
-    // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.
-    const LOCK_SECRET: Option<&'static str> =
-        Some("SELECT pg_advisory_xact_lock(hashtextextended($1 || '/' || $2, 0))");
-    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1 FOR SHARE";
-    const HOLD_VALUES: Option<&'static str> = Some("LOCK TABLE versions IN SHARE ROW EXCLUSIVE MODE");
-
-    fn statements() -> &'static Statements {
-        const DIALECT: Dialect = Dialect { insert: "INSERT", place: |number| format!("${number}") };
-        static STATEMENTS: LazyLock<Statements> = LazyLock::new(|| Statements::of(&DIALECT));
-        &STATEMENTS
-    }
-});
-
-impl Reading for Postgres {
-    const SNAPSHOT: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-}
-
-/// SQLite's chain.
-pub const CHAIN: u32 = 1;
-/// How long SQLite waits for a lock.
-pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A column of a type or with bytes that this program does not write.
-fn undecodable(_: sqlx::Error) -> StoreError {
-    StoreError::Damaged("column")
-}
-
-pub(super) use {head_columns, version_columns};
+pub(super) use {head_columns, newest_or_pinned, value_columns, version_columns};

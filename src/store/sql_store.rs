@@ -3,13 +3,12 @@
 use std::{fs::File, sync::Arc};
 
 use async_trait::async_trait;
-use sqlx::{Pool, pool::PoolConnection};
 
 use super::{
     ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone,
     Wanted,
     cache::RecordCache,
-    sql::Reading,
+    sql::{Pending, Reading},
     tables::Tables,
     writer::{Job, WriterHandle},
 };
@@ -20,7 +19,7 @@ use crate::domain::{
 
 /// [`SecretStore`] on a database; how each is opened is its own module's affair.
 pub struct SqlStore<B: Reading> {
-    pub(super) readers: Pool<B>,
+    pub(super) readers: B::Readers,
     pub(super) writer: WriterHandle,
     /// Where no other server writes.
     pub(super) cache: Option<Arc<RecordCache>>,
@@ -30,16 +29,22 @@ pub struct SqlStore<B: Reading> {
 
 impl<B: Reading> SqlStore<B> {
     /// A store that only reads.
-    pub(super) fn of_readers(readers: Pool<B>) -> Self {
+    pub(super) fn of_readers(readers: B::Readers) -> Self {
         Self { readers, writer: WriterHandle::none(), cache: None, _lock: None }
     }
 
-    pub(super) async fn reader(&self) -> StoreResult<PoolConnection<B>> {
-        Ok(self.readers.acquire().await?)
+    /// Reads the tables over a connection that nobody else uses meanwhile.
+    pub(super) async fn read<T, W>(&self, work: W) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(Tables<'c, B>) -> Pending<'c, StoreResult<T>> + Send + 'static,
+    {
+        B::read(&self.readers, |connection| work(Tables(connection))).await
     }
 
     async fn fetch_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
-        Tables::<B>(&mut *self.reader().await?).get_many(tenant, wanted).await
+        let (tenant, wanted) = (tenant.clone(), wanted.to_vec());
+        self.read(|mut tables| Box::pin(async move { tables.get_many(&tenant, &wanted).await })).await
     }
 
     /// What the cache has of it comes from there, as long as all of it is of one moment.
@@ -82,15 +87,16 @@ impl<B: Reading> SecretStore for SqlStore<B> {
     }
 
     async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
-        Tables::<B>(&mut *self.reader().await?).list(tenant, scan, now).await
+        let (tenant, scan) = (tenant.clone(), scan.clone());
+        self.read(move |mut tables| Box::pin(async move { tables.list(&tenant, &scan, now).await })).await
     }
 
     async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
-        let mut snapshot = self.readers.begin_with(B::SNAPSHOT).await?;
-        let mut tables = Tables::<B>(&mut *snapshot);
-        let head = tables.heads([(tenant, path)].into_iter()).await?.pop().unwrap_or(Ok(None));
-        let Some(head) = head? else { return Ok(None) };
-        Ok(Some((head, tables.versions(tenant, path).await?)))
+        let (tenant, path) = (tenant.clone(), path.clone());
+        B::read_one_moment(&self.readers, |connection| {
+            Box::pin(async move { Tables::<B>(connection).head_and_versions(&tenant, &path).await })
+        })
+        .await
     }
 
     async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
@@ -110,31 +116,33 @@ impl<B: Reading> SecretStore for SqlStore<B> {
     }
 
     async fn audit_rows(&self, scan: &AuditScan, limit: u32) -> StoreResult<Vec<Logged>> {
-        Tables::<B>(&mut *self.reader().await?).audit_rows(scan, limit).await
+        let scan = scan.clone();
+        self.read(move |mut tables| Box::pin(async move { tables.audit_rows(&scan, limit).await })).await
     }
 
     async fn audit_chain(&self, after: AuditPlace, limit: u32) -> StoreResult<Vec<Logged>> {
-        Tables::<B>(&mut *self.reader().await?).audit_chain(after, limit).await
+        self.read(move |mut tables| Box::pin(async move { tables.audit_chain(after, limit).await })).await
     }
 
     async fn chain_head(&self, chain: u32) -> StoreResult<ChainHead> {
-        Tables::<B>(&mut *self.reader().await?).chain_head(chain).await
+        self.read(move |mut tables| Box::pin(async move { tables.chain_head(chain).await })).await
     }
 
     async fn chains(&self) -> StoreResult<Vec<u32>> {
-        Tables::<B>(&mut *self.reader().await?).chains().await
+        self.read(|mut tables| Box::pin(async move { tables.chains().await })).await
     }
 
     async fn misplaced_audit_rows(&self) -> StoreResult<u64> {
-        Tables::<B>(&mut *self.reader().await?).misplaced_rows().await
+        self.read(|mut tables| Box::pin(async move { tables.misplaced_rows().await })).await
     }
 
     async fn tombstones(&self) -> StoreResult<Vec<String>> {
-        Tables::<B>(&mut *self.reader().await?).tombstones().await
+        self.read(|mut tables| Box::pin(async move { tables.tombstones().await })).await
     }
 
     async fn tenant_keys(&self, tenant: &TenantId) -> StoreResult<Vec<WrappedKey>> {
-        Tables::<B>(&mut *self.reader().await?).tenant_keys(tenant).await
+        let tenant = tenant.clone();
+        self.read(|mut tables| Box::pin(async move { tables.tenant_keys(&tenant).await })).await
     }
 
     async fn change_keys(&self, request: KeyChangeRequest) -> StoreResult<(u64, Receipt)> {
@@ -142,7 +150,8 @@ impl<B: Reading> SecretStore for SqlStore<B> {
     }
 
     async fn generations(&self, tenant: Option<&TenantId>) -> StoreResult<Vec<GenerationUse>> {
-        Tables::<B>(&mut *self.reader().await?).generations(tenant).await
+        let tenant = tenant.cloned();
+        self.read(|mut tables| Box::pin(async move { tables.generations(tenant.as_ref()).await })).await
     }
 
     async fn stale_keys(
@@ -152,7 +161,11 @@ impl<B: Reading> SecretStore for SqlStore<B> {
         after: Option<&WrappedDataKey>,
         limit: u32,
     ) -> StoreResult<Vec<WrappedDataKey>> {
-        Tables::<B>(&mut *self.reader().await?).stale_keys(tenant, newest, after, limit).await
+        let (tenant, after) = (tenant.clone(), after.cloned());
+        self.read(move |mut tables| {
+            Box::pin(async move { tables.stale_keys(&tenant, newest, after.as_ref(), limit).await })
+        })
+        .await
     }
 
     async fn root_fingerprint(&self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
@@ -164,16 +177,16 @@ impl<B: Reading> SecretStore for SqlStore<B> {
     }
 
     async fn kept_vault_key(&self, name: &'static str) -> StoreResult<Option<Vec<u8>>> {
-        Tables::<B>(&mut *self.reader().await?).kept_vault_key(name).await
+        self.read(move |mut tables| Box::pin(async move { tables.kept_vault_key(name).await })).await
     }
 
     async fn ready(&self) -> StoreResult<()> {
-        drop(self.reader().await?);
+        self.read(|_| Box::pin(async { Ok(()) })).await?;
         self.writer.write(Job::Probe).await
     }
 
     async fn close(&self) {
         self.writer.close().await;
-        self.readers.close().await;
+        B::close(&self.readers).await;
     }
 }

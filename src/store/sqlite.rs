@@ -5,21 +5,21 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use sqlx::{
-    ConnectOptions, Connection, Row, Sqlite, SqliteConnection, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    ConnectOptions, Connection, Row, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use tokio::task::spawn_blocking;
 
 use super::{
     StoreError, StoreResult,
     cache::RecordCache,
-    direct::{self, DirectSqlite},
+    direct::{self, Sqlite},
     log_check, migrations,
-    sql::{BUSY_TIMEOUT, Columns},
+    readers::{Readers, Source},
+    sql::BUSY_TIMEOUT,
     sql_store::SqlStore,
     writer::{InPlace, WriterHandle},
 };
@@ -28,11 +28,9 @@ use super::{
 pub(super) const DATABASE: &str = "portcullis.db";
 /// The first release without the defect by which two connections could corrupt a write-ahead log
 /// (sqlite.org/wal.html, "WAL-reset bug").
-const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+const OLDEST_SQLITE: i32 = 3_051_003;
 /// How often the log is tried to be emptied at the start, where another process reads it.
 const SETTLE_TRIES: usize = 10;
-/// How long a request waits for a free reader.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The vault in one SQLite file of a data directory that no other server uses.
 pub type SqliteStore = SqlStore<Sqlite>;
@@ -59,15 +57,14 @@ impl SqliteStore {
                 &damage,
             ));
         }
-        let options = options(&file);
-        let mut connection = options.connect().await?;
-        assert_library(&mut connection).await?;
+        assert_library()?;
+        let mut connection = options(&file).connect().await?;
         settle_log(file.clone()).await?;
         migrate(&mut connection, &file).await?;
-        let readers = readers(&options).await?;
+        let readers = Readers::open(Source::InUse(file.clone())).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
-        let writer = WriterHandle::start::<DirectSqlite>(file.clone(), in_place(&file), cache.clone())?;
+        let writer = WriterHandle::start::<Sqlite>(file.clone(), in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache, _lock: Some(lock) })
     }
 
@@ -77,14 +74,15 @@ impl SqliteStore {
     ///
     /// Where there is none, or it cannot be opened.
     pub async fn open_to_read(directory: &Path) -> StoreResult<Self> {
-        Self::reading(&options(&directory.join(DATABASE))).await
+        Self::reading(Source::InUse(directory.join(DATABASE))).await
     }
 
-    pub(super) async fn reading(options: &SqliteConnectOptions) -> StoreResult<Self> {
-        Ok(Self::of_readers(readers(options).await?))
+    pub(super) async fn reading(source: Source) -> StoreResult<Self> {
+        Ok(Self::of_readers(Readers::open(source).await?))
     }
 }
 
+/// How the tables are brought to this version's form.
 pub(super) fn options(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
@@ -94,20 +92,6 @@ pub(super) fn options(file: &Path) -> SqliteConnectOptions {
         .busy_timeout(BUSY_TIMEOUT)
         // What is destroyed is overwritten in the file, not merely forgotten.
         .pragma("secure_delete", "ON")
-        .row_buffer_size(256)
-}
-
-async fn readers(options: &SqliteConnectOptions) -> StoreResult<SqlitePool> {
-    let cores = std::thread::available_parallelism().map_or(4, |n| u32::try_from(n.get()).unwrap_or(4));
-    let pool = SqlitePoolOptions::new()
-        .max_connections(cores.max(4))
-        // With its last connection the write-ahead log would go, and come back as another file.
-        .min_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false);
-    Ok(pool.connect_with(options.clone().pragma("query_only", "ON")).await?)
 }
 
 /// Checks that the database and its write-ahead log are the files that were opened: what is written to a file that was
@@ -183,11 +167,10 @@ fn write_again(path: &Path) -> std::io::Result<()> {
     }
 }
 
-async fn assert_library(connection: &mut SqliteConnection) -> StoreResult<()> {
-    let version: String = sqlx::query("SELECT sqlite_version()").fetch_one(connection).await?.try_get(0)?;
-    let numbers: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
-    if numbers.as_slice() < OLDEST_SQLITE.as_slice() {
-        return Err(StoreError::Unfit(format!("SQLite {version} is too old: 3.51.3 or newer is needed")));
+fn assert_library() -> StoreResult<()> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        let found = rusqlite::version();
+        return Err(StoreError::Unfit(format!("SQLite {found} is too old: 3.51.3 or newer is needed")));
     }
     Ok(())
 }
@@ -196,7 +179,7 @@ async fn migrate(connection: &mut SqliteConnection, file: &Path) -> StoreResult<
     let migrations = migrations::sqlite();
     // A new database has no such table.
     let applied = sqlx::query("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut *connection).await.ok();
-    let applied = applied.and_then(|row| usize::try_from(row.int(0).ok()?).ok());
+    let applied = applied.and_then(|row| usize::try_from(row.try_get::<i64, _>(0).ok()?).ok());
     if applied.is_none_or(|applied| applied >= migrations.iter().count()) {
         return Ok(migrations.run_direct(None, connection, false).await?);
     }

@@ -16,8 +16,23 @@ use crate::domain::{
 pub struct Tables<'c, B: Backend>(pub &'c mut B::Connection);
 
 impl<B: Backend> Tables<'_, B> {
-    pub(super) async fn fetch(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<Vec<B::Row>> {
-        B::fetch(self.0, sql, args).await
+    pub(super) async fn fetch<T: Send>(
+        &mut self,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        read: impl FnMut(&dyn Columns) -> StoreResult<T> + Send,
+    ) -> StoreResult<Vec<T>> {
+        B::fetch(self.0, sql, args, read).await
+    }
+
+    /// What is read of a statement's first row.
+    pub(super) async fn fetch_first<T: Send>(
+        &mut self,
+        sql: &'static str,
+        args: &[Arg<'_>],
+        read: impl FnMut(&dyn Columns) -> StoreResult<T> + Send,
+    ) -> StoreResult<Option<T>> {
+        Ok(self.fetch(sql, args, read).await?.into_iter().next())
     }
 
     pub(super) async fn execute(&mut self, sql: &'static str, args: &[Arg<'_>]) -> StoreResult<u64> {
@@ -25,15 +40,16 @@ impl<B: Backend> Tables<'_, B> {
     }
 
     /// What a statement answers to these rows; nothing where there are none.
-    pub(super) async fn fetch_rows<const WIDTH: usize>(
+    pub(super) async fn fetch_rows<T: Send, const WIDTH: usize>(
         &mut self,
         statement: &'static ManyRows,
         rows: &[[Arg<'_>; WIDTH]],
-    ) -> StoreResult<Vec<B::Row>> {
+        read: impl FnMut(&dyn Columns) -> StoreResult<T> + Send,
+    ) -> StoreResult<Vec<T>> {
         if rows.is_empty() {
             Ok(Vec::new())
         } else {
-            self.fetch(statement.over(rows.len())?, rows.as_flattened()).await
+            self.fetch(statement.over(rows.len())?, rows.as_flattened(), read).await
         }
     }
 
@@ -55,12 +71,14 @@ impl<B: Backend> Tables<'_, B> {
         };
         let args = [Arg::Text(tenant.as_str()), Arg::Text(&paths), Arg::MaybeText(versions.as_deref())];
         let mut records: Vec<Stored> = wanted.iter().map(|_| Ok(None)).collect();
-        for row in self.fetch(B::GET_MANY, &args).await? {
+        let place_record = |row: &dyn Columns| {
             let place = usize::try_from(row.int(0)?).map_err(|_| StoreError::Damaged("place"))?;
             let slot = records.get_mut(place).zip(wanted.get(place)).ok_or(StoreError::Damaged("place"))?;
             let (slot, (_, pinned)) = slot;
-            *slot = whole(record(&row, *pinned))?.map(|record| Some(Arc::new(record)));
-        }
+            *slot = whole(record(row, *pinned))?.map(|record| Some(Arc::new(record)));
+            Ok(())
+        };
+        self.fetch(B::GET_MANY, &args, place_record).await?;
         Ok(records)
     }
 
@@ -92,23 +110,39 @@ impl<B: Backend> Tables<'_, B> {
                 Arg::Int(i64::try_from(room).unwrap_or(i64::MAX)),
                 Arg::Int(passed),
             ];
-            let rows = self.fetch(SQL, &args).await?;
-            for row in &rows {
-                match whole(head(row))? {
+            let whole_head = |row: &dyn Columns| {
+                let head = whole(head(row))?;
+                if let Err(DamagedRow(what)) = head {
+                    tracing::error!(%tenant, path = ?row.text(1).ok(), what, "ALARM: a damaged secret is not listed");
+                }
+                Ok(head)
+            };
+            let rows = self.fetch(SQL, &args, whole_head).await?;
+            let exhausted = rows.len() < room;
+            for head in rows {
+                match head {
                     Ok(head) => {
                         heads.push(head);
                         passed = 0;
                     }
-                    Err(DamagedRow(what)) => {
-                        passed += 1;
-                        tracing::error!(%tenant, path = ?row.text(1).ok(), what, "ALARM: a damaged secret is not listed");
-                    }
+                    Err(_) => passed += 1,
                 }
             }
-            if rows.len() < room || heads.len() == limit {
+            if exhausted || heads.len() == limit {
                 return Ok(heads);
             }
         }
+    }
+
+    /// A secret and all its versions. The caller sees to it that both are of one moment.
+    pub async fn head_and_versions(
+        &mut self,
+        tenant: &TenantId,
+        path: &SecretPath,
+    ) -> StoreResult<Option<(Head, Vec<VersionRecord>)>> {
+        let head = self.heads([(tenant, path)].into_iter()).await?.pop().unwrap_or(Ok(None));
+        let Some(head) = head? else { return Ok(None) };
+        Ok(Some((head, self.versions(tenant, path).await?)))
     }
 
     pub async fn versions(&mut self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Vec<VersionRecord>> {
@@ -117,9 +151,8 @@ impl<B: Backend> Tables<'_, B> {
             version_columns!("v"),
             " FROM versions AS v WHERE v.tenant = $1 AND v.path = $2 ORDER BY v.version DESC"
         );
-        let rows = self.fetch(SQL, &site(tenant, path)).await?;
-        let version_of = |row| version(row, 0)?.ok_or(StoreError::Damaged("version"));
-        rows.iter().map(version_of).collect()
+        let version_of = |row: &dyn Columns| version(row, 0)?.ok_or(StoreError::Damaged("version"));
+        self.fetch(SQL, &site(tenant, path), version_of).await
     }
 }
 
@@ -140,7 +173,7 @@ pub(super) fn whole<T>(result: StoreResult<T>) -> StoreResult<Result<T, DamagedR
 }
 
 /// Columns 0: place; 1 to 12: the secret; 13 to 18: the version; 19 to 21: its value.
-fn record(row: &impl Columns, pinned: Option<Version>) -> StoreResult<Record> {
+fn record(row: &dyn Columns, pinned: Option<Version>) -> StoreResult<Record> {
     let head = head(row)?;
     match version(row, 13)? {
         // In a damaged file, what is found under a key need not have it.
@@ -160,24 +193,24 @@ fn record(row: &impl Columns, pinned: Option<Version>) -> StoreResult<Record> {
 }
 
 /// Columns 1 to 12.
-pub(super) fn head(row: &impl Columns) -> StoreResult<Head> {
+pub(super) fn head(row: &dyn Columns) -> StoreResult<Head> {
     let deleted = row.maybe_int(10)?.zip(row.maybe_int(11)?);
     Ok(Head {
-        path: SecretPath::parse(&row.text(1)?).map_err(|_| StoreError::Damaged("path"))?,
+        path: SecretPath::parse(row.text(1)?).map_err(|_| StoreError::Damaged("path"))?,
         latest: Version::new(row.int(2)?).ok_or(StoreError::Damaged("latest"))?,
-        secret_type: secret_type(&row.text(3)?)?,
-        metadata: MetadataText::from_store(row.text(4)?).ok_or(StoreError::Damaged("metadata"))?,
+        secret_type: secret_type(row.text(3)?)?,
+        metadata: MetadataText::from_store(row.text(4)?.to_owned()).ok_or(StoreError::Damaged("metadata"))?,
         created_at: Timestamp::from_micros(row.int(5)?),
-        created_by: row.text(6)?,
+        created_by: row.text(6)?.to_owned(),
         updated_at: Timestamp::from_micros(row.int(7)?),
-        updated_by: row.text(8)?,
+        updated_by: row.text(8)?.to_owned(),
         expires_at: row.maybe_int(9)?.map(Timestamp::from_micros),
         deleted: deleted.map(|(at, until)| (Timestamp::from_micros(at), Timestamp::from_micros(until))),
         max_versions: narrow(row.int(12)?)?,
     })
 }
 
-fn version(row: &impl Columns, first: usize) -> StoreResult<Option<VersionRecord>> {
+fn version(row: &dyn Columns, first: usize) -> StoreResult<Option<VersionRecord>> {
     let Some(number) = row.maybe_int(first)? else { return Ok(None) };
     // A version that ends before it begins would be taken for one that is over.
     if row.maybe_int(first + 4)?.is_some_and(|end| row.int(first + 2).is_ok_and(|begin| end < begin)) {
@@ -185,21 +218,22 @@ fn version(row: &impl Columns, first: usize) -> StoreResult<Option<VersionRecord
     }
     Ok(Some(VersionRecord {
         version: Version::new(number).ok_or(StoreError::Damaged("version"))?,
-        secret_type: secret_type(&row.text(first + 1)?)?,
+        secret_type: secret_type(row.text(first + 1)?)?,
         created_at: Timestamp::from_micros(row.int(first + 2)?),
-        created_by: row.text(first + 3)?,
+        created_by: row.text(first + 3)?.to_owned(),
         expires_at: row.maybe_int(first + 4)?.map(Timestamp::from_micros),
         destroyed_at: row.maybe_int(first + 5)?.map(Timestamp::from_micros),
         sealed: None,
     }))
 }
 
-fn sealed(row: &impl Columns) -> StoreResult<Option<SealedValue>> {
+fn sealed(row: &dyn Columns) -> StoreResult<Option<SealedValue>> {
     let (Some(generation), Some(wrapped_key), Some(ciphertext)) =
         (row.maybe_int(19)?, row.maybe_blob(20)?, row.maybe_blob(21)?)
     else {
         return Ok(None);
     };
+    let (wrapped_key, ciphertext) = (wrapped_key.to_vec(), ciphertext.to_vec());
     let (key_generation, masked_key) = (narrow(generation)?, MaskedKey::default());
     Ok(Some(SealedValue { key_generation, wrapped_key, ciphertext, masked_key }))
 }
@@ -210,4 +244,8 @@ fn secret_type(word: &str) -> StoreResult<SecretType> {
 
 pub(super) fn narrow(number: i64) -> StoreResult<u32> {
     u32::try_from(number).map_err(|_| StoreError::Damaged("number"))
+}
+
+pub(super) fn count(number: i64) -> StoreResult<u64> {
+    u64::try_from(number).map_err(|_| StoreError::Damaged("count"))
 }
