@@ -17,12 +17,12 @@ use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking, time::timeou
 use super::{
     StoreError, StoreResult,
     direct::Sqlite,
-    sql::{BUSY_TIMEOUT, Reading, Work},
+    sql::{BUSY_TIMEOUT, CLOSING, Reading, Work},
 };
 
 /// How many connections there are at least, however few cores: some may wait for the disk.
 const FEWEST: usize = 4;
-/// How long a request waits for a free one, and the end for all.
+/// How long a request waits for a free one.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How many statements stay prepared on each: all that readers have.
 const PREPARED: usize = 64;
@@ -106,13 +106,18 @@ impl Reading for Sqlite {
     async fn close(readers: &Readers) {
         let pool = &readers.0;
         let all = u32::try_from(pool.size).unwrap_or(u32::MAX);
-        if timeout(PATIENCE, pool.turns.acquire_many(all)).await.is_err() {
-            tracing::warn!("the database does not answer: readings are left behind");
+        let closing = async {
+            let came_back = pool.turns.acquire_many(all).await;
+            pool.turns.close();
+            drop(came_back);
+            let idle = mem::take(&mut *pool.idle());
+            // The last one moves the log into the database.
+            spawn_blocking(|| drop(idle)).await.ok();
+        };
+        if timeout(CLOSING, closing).await.is_err() {
+            pool.turns.close();
+            tracing::error!("the database does not answer: its readers are left behind");
         }
-        pool.turns.close();
-        let idle = mem::take(&mut *pool.idle());
-        // The last one moves the log into the database.
-        spawn_blocking(|| drop(idle)).await.ok();
     }
 }
 

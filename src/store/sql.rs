@@ -7,6 +7,9 @@ use super::{StoreError, StoreResult, statements::Statements};
 /// How long a lock is waited for that somebody else holds.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the end is waited for: a transaction, and the last checkpoint after it.
+pub const CLOSING: Duration = Duration::from_secs(15);
+
 /// A value for a placeholder.
 #[derive(Clone, Copy)]
 pub enum Arg<'a> {

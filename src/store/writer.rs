@@ -20,7 +20,7 @@ use super::{
     background,
     cache::RecordCache,
     change_tables::Changed,
-    sql::{BUSY_TIMEOUT, Writing},
+    sql::{BUSY_TIMEOUT, CLOSING, Writing},
     statements::AT_ONCE,
     tables::Tables,
 };
@@ -33,8 +33,6 @@ const GROUP: usize = 256;
 /// How long a transaction may take: longer than anyone waits for a secret's. (What SQLite is at work on is not cut short: it
 /// is known then what became of it.)
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the end is waited for: a transaction, and the last checkpoint after it.
-const CLOSING: Duration = Duration::from_secs(15);
 /// After so many events a checkpoint follows.
 const CHECKPOINT_EVENTS: u64 = 1_000;
 /// After so long, if there was an event.
