@@ -28,7 +28,7 @@ use portcullis::{
     audit::{Entry, Event, Verifier, pack},
     domain::{
         AuditPlace, AuditRow, AuditScan, Chain, ChainHead, Clock, Decision, FieldFilter, GenerationUse, Head,
-        ModuleRef, Receipt, RequestContext, SecretPath, TenantId, Timestamp, Verdict, Version, VersionRecord,
+        ModuleRef, Receipt, Record, RequestContext, SecretPath, TenantId, Timestamp, Verdict, Version, VersionRecord,
         WrappedDataKey, WrappedKey,
     },
     server::{SystemClock, SystemEntropy},
@@ -238,7 +238,7 @@ impl SecretStore for Unaudited {
         self.0.get_many(tenant, wanted).await
     }
 
-    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Arc<Record>>> {
         self.0.list(tenant, scan, now).await
     }
 

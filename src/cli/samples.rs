@@ -118,7 +118,7 @@ async fn store_samples(server: &Server, token: &str) -> Result<bool, StartError>
     let principal = server.authenticator.authenticate(token).await?;
     let caller = Caller { principal, context, policies: vault.policies().current() };
     let there = vault.list(&caller, String::new(), None, 1).await.map_err(StartError::Samples)?;
-    if !there.heads.is_empty() {
+    if !there.secrets.is_empty() {
         return Ok(false);
     }
     let mut all_written = true;

@@ -1,6 +1,9 @@
 //! Many secrets in one call: their values, or their descriptions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     extract::{Request, State},
@@ -13,16 +16,16 @@ use super::{
     App,
     error::{ApiError, ErrorEnvelope},
     frame::{Caller, NoQuery},
-    json::{JsonBody, long_reply, reply},
+    json::{JsonBody, long_reply},
     limits::Category,
     secrets::{page_limit, raw, version_of},
     wire::{
         BatchBody, BatchError, BatchMetadataBody, BatchMetadataReply, BatchReply, BatchSecret, BatchSecretMore,
-        Ordered, raw_metadata,
+        Described, Ordered, raw_metadata,
     },
 };
 use crate::{
-    domain::{PathPattern, SecretPath, Version},
+    domain::{PathPattern, Record, SecretPath, Version},
     vault::{Asked, BatchOptions, Fault, Found, ReadOutcome, Release, Wanted},
 };
 
@@ -80,12 +83,17 @@ pub async fn metadata(
     let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
     let page = app.vault.batch_metadata(&caller.vault, wanted, body.options.cursor.as_deref(), limit).await?;
     let has_more = page.cursor.is_some();
-    Ok(reply(&BatchMetadataReply {
-        metadata: page.found.into_iter().map(|(path, head)| (path, head.into())).collect(),
+    let described =
+        |found: &Arc<Record>| found.head.path.as_str().len() + found.head.metadata.as_str().len() + MORE_OF_A_SECRET;
+    let bytes = page.found.iter().map(described).sum::<usize>() + page.errors.len() * AN_ERROR + AROUND_ALL;
+    let metadata = page.found.iter().map(|found| (found.head.path.as_str(), Described(&found.head))).collect();
+    let answer = BatchMetadataReply {
+        metadata: Ordered(metadata),
         errors: page.errors.iter().map(|(path, fault)| (path.clone(), error(fault))).collect(),
         cursor: page.cursor,
         has_more,
-    }))
+    };
+    Ok(long_reply(&answer, bytes))
 }
 
 /// Answers who uses another method than POST, as to write a batch.

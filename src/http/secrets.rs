@@ -1,5 +1,7 @@
 //! One secret at a time, and their listing.
 
+use std::sync::Arc;
+
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -144,7 +146,8 @@ pub async fn list(
     }
     let page = app.vault.list(&caller.vault, query.prefix, query.cursor.as_deref(), limit).await?;
     let has_more = page.cursor.is_some();
-    Ok(reply(&ListBody { secrets: page.heads.into_iter().map(Into::into).collect(), cursor: page.cursor, has_more }))
+    let secrets = page.secrets.into_iter().map(|record| Arc::unwrap_or_clone(record).head.into()).collect();
+    Ok(reply(&ListBody { secrets, cursor: page.cursor, has_more }))
 }
 
 /// Describes a secret: everything but its value.

@@ -492,9 +492,10 @@ pub struct PageOptions {
 
 /// A batch of descriptions.
 #[derive(Serialize, ToSchema)]
-pub struct BatchMetadataReply {
+pub struct BatchMetadataReply<'a> {
     /// What was found, by path.
-    pub metadata: BTreeMap<String, BatchDescription>,
+    #[schema(value_type = BTreeMap<String, BatchDescription>)]
+    pub metadata: Ordered<'a, Described<'a>>,
     /// What was named and cannot be shown, by path.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, BatchError>,
@@ -529,16 +530,21 @@ pub struct BatchDescription {
     pub metadata: Metadata,
 }
 
-impl From<Head> for BatchDescription {
-    fn from(head: Head) -> Self {
-        Self {
+/// A [`BatchDescription`] that is made when it is written.
+pub struct Described<'a>(pub &'a Head);
+
+impl Serialize for Described<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(head) = self;
+        let description = BatchDescription {
             version: head.latest,
             secret_type: head.secret_type,
             created_at: head.created_at,
             updated_at: head.updated_at,
             expires_at: head.expires_at,
             metadata: head.metadata.parse(),
-        }
+        };
+        description.serialize(serializer)
     }
 }
 

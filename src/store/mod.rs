@@ -291,9 +291,9 @@ pub trait SecretStore: Send + Sync {
     /// Keeps nothing of this secret in memory: what was read of it cannot be right. It is read anew when it is next wanted.
     fn distrust(&self, tenant: &TenantId, path: &SecretPath);
 
-    /// The secrets that are neither deleted nor expired at `now`, in the order of their paths' bytes. Fewer than the
-    /// limit only where there are no more; damaged ones are logged and passed over.
-    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>>;
+    /// The secrets that are neither deleted nor expired at `now`, without their versions, in the order of their paths'
+    /// bytes. Fewer than the limit only where there are no more; damaged ones are logged and passed over.
+    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Arc<Record>>>;
 
     /// A secret and all its versions, newest first, without values.
     async fn versions(&self, tenant: &TenantId, path: &SecretPath) -> StoreResult<Option<(Head, Vec<VersionRecord>)>>;

@@ -13,8 +13,8 @@ use super::{
     writer::{Job, WriterHandle},
 };
 use crate::domain::{
-    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, SecretPath, TenantId, Timestamp,
-    VersionRecord, WrappedDataKey, WrappedKey,
+    AuditPlace, AuditRow, AuditScan, Chain, ChainHead, GenerationUse, Head, Receipt, Record, SecretPath, TenantId,
+    Timestamp, VersionRecord, WrappedDataKey, WrappedKey,
 };
 
 /// [`SecretStore`] on a database; how each is opened is its own module's affair.
@@ -86,7 +86,7 @@ impl<B: Reading> SecretStore for SqlStore<B> {
         }
     }
 
-    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+    async fn list(&self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Arc<Record>>> {
         let (tenant, scan) = (tenant.clone(), scan.clone());
         self.read(move |mut tables| Box::pin(async move { tables.list(&tenant, &scan, now).await })).await
     }

@@ -82,7 +82,7 @@ impl<B: Backend> Tables<'_, B> {
         Ok(records)
     }
 
-    pub async fn list(&mut self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Head>> {
+    pub async fn list(&mut self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Arc<Record>>> {
         // The limit is a sum, since SQLite prepares a statement anew each time where it is a parameter.
         const SQL: &str = concat!(
             "SELECT 0, ",
@@ -95,12 +95,12 @@ impl<B: Backend> Tables<'_, B> {
         // Every byte of a path is below DEL, so this is the first text after all paths with the prefix.
         let end = format!("{}\u{7f}", scan.prefix);
         let limit = scan.limit as usize;
-        let mut heads: Vec<Head> = Vec::new();
+        let mut records: Vec<Arc<Record>> = Vec::new();
         // Damaged rows that follow the last whole one.
         let mut passed = 0;
         loop {
-            let after = heads.last().map(|head| &head.path).or(scan.after.as_ref());
-            let room = limit - heads.len();
+            let after = records.last().map(|record| &record.head.path).or(scan.after.as_ref());
+            let room = limit - records.len();
             let args = [
                 Arg::Text(tenant.as_str()),
                 Arg::Text(&scan.prefix),
@@ -110,26 +110,26 @@ impl<B: Backend> Tables<'_, B> {
                 Arg::Int(i64::try_from(room).unwrap_or(i64::MAX)),
                 Arg::Int(passed),
             ];
-            let whole_head = |row: &dyn Columns| {
+            let described = |row: &dyn Columns| {
                 let head = whole(head(row))?;
                 if let Err(DamagedRow(what)) = head {
                     tracing::error!(%tenant, path = ?row.text(1).ok(), what, "ALARM: a damaged secret is not listed");
                 }
-                Ok(head)
+                Ok(head.map(|head| Arc::new(Record { head, version: None })))
             };
-            let rows = self.fetch(SQL, &args, whole_head).await?;
+            let rows = self.fetch(SQL, &args, described).await?;
             let exhausted = rows.len() < room;
-            for head in rows {
-                match head {
-                    Ok(head) => {
-                        heads.push(head);
+            for row in rows {
+                match row {
+                    Ok(record) => {
+                        records.push(record);
                         passed = 0;
                     }
                     Err(_) => passed += 1,
                 }
             }
-            if exhausted || heads.len() == limit {
-                return Ok(heads);
+            if exhausted || records.len() == limit {
+                return Ok(records);
             }
         }
     }

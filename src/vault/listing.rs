@@ -1,6 +1,6 @@
 //! What may be known of secrets without their values. Each entry is put to the policies; those denied are not shown.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{Account, Caller, DEADLINE, Fault, LookUp, Vault, permission, within};
 use crate::{
@@ -18,7 +18,7 @@ const NAMES_DONE: char = '#';
 /// A page of a listing.
 pub struct ListPage {
     /// The secrets, in the order of their paths.
-    pub heads: Vec<Head>,
+    pub secrets: Vec<Arc<Record>>,
     /// Where the next page begins; none at the end.
     pub cursor: Option<String>,
 }
@@ -57,12 +57,20 @@ impl FromIterator<Wanted> for Sorted {
 
 /// A page of a batch of metadata.
 pub struct MetadataPage {
-    /// The secrets by path.
-    pub found: BTreeMap<String, Head>,
+    /// The secrets, in the order of their paths.
+    pub found: Vec<Arc<Record>>,
     /// What was asked for by name and cannot be shown.
     pub errors: Vec<(String, Fault)>,
     /// Where the next page begins; none at the end.
     pub cursor: Option<String>,
+}
+
+impl MetadataPage {
+    /// What was asked for by name comes where its path belongs.
+    fn in_order(mut self) -> Self {
+        self.found.sort_by(|one, other| one.head.path.cmp(&other.head.path));
+        self
+    }
 }
 
 /// A walk through the store in the order of paths.
@@ -75,7 +83,7 @@ struct Walk<'a> {
     after: Option<SecretPath>,
     limit: usize,
     /// What the caller may list, so far.
-    shown: Vec<Head>,
+    shown: Vec<Arc<Record>>,
 }
 
 impl Vault {
@@ -143,8 +151,8 @@ impl Vault {
         let question = question(caller, "list", &[&prefix]);
         let after = self.position(&question, cursor)?;
         let walk = Walk { prefixes: vec![prefix], accepts: &|_| true, after, limit, shown: Vec::new() };
-        let (heads, last) = self.walk(caller, walk).await?;
-        Ok(ListPage { heads, cursor: last.map(|path| self.cursors.seal(&question, path.as_str())) })
+        let (secrets, last) = self.walk(caller, walk).await?;
+        Ok(ListPage { secrets, cursor: last.map(|path| self.cursors.seal(&question, path.as_str())) })
     }
 
     /// Descriptions of paths and of all that matches patterns. What is named and denied or absent is an error; what
@@ -166,21 +174,21 @@ impl Vault {
         let question = question(caller, "batch_metadata", &texts);
         let (done, after) = self.metadata_position(&question, cursor, named.len())?;
         let errors = if cursor.is_none() { errors } else { Vec::new() };
-        let mut page = MetadataPage { found: BTreeMap::new(), errors, cursor: None };
+        let mut page = MetadataPage { found: Vec::new(), errors, cursor: None };
         let turn: Vec<SecretPath> = named.iter().skip(done).take(limit).cloned().collect();
         self.named(caller, &turn, &mut page).await?;
         let (done, limit) = (done + turn.len(), limit.saturating_sub(page.found.len()));
         if done < named.len() || (limit == 0 && !patterns.is_empty()) {
             page.cursor = Some(self.cursors.seal(&question, &format!("{NAMES_DONE}{done}")));
-            return Ok(page);
+            return Ok(page.in_order());
         }
         let accepts =
             |path: &SecretPath| !named.contains(path) && patterns.iter().any(|pattern| pattern.matches(path.as_str()));
         let walk = Walk { prefixes: disjoint_prefixes(&patterns), accepts: &accepts, after, limit, shown: Vec::new() };
-        let (heads, last) = self.walk(caller, walk).await?;
-        page.found.extend(heads.into_iter().map(|head| (head.path.as_str().to_owned(), head)));
+        let (matching, last) = self.walk(caller, walk).await?;
+        page.found.extend(matching);
         page.cursor = last.map(|path| self.cursors.seal(&question, path.as_str()));
-        Ok(page)
+        Ok(page.in_order())
     }
 
     /// The paths that were asked for by name.
@@ -203,10 +211,9 @@ impl Vault {
             let outcome = permission(&decision).and_then(|_| found.and_then(|record| live(record, caller.context.now)));
             let code = outcome.as_ref().map_or_else(Fault::code, |_| audit::OK);
             events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
-            let name = path.as_str().to_owned();
             match outcome {
-                Ok(record) => drop(page.found.insert(name, record.head.clone())),
-                Err(fault) => page.errors.push((name, fault)),
+                Ok(record) => page.found.push(record),
+                Err(fault) => page.errors.push((path.as_str().to_owned(), fault)),
             }
         }
         let size = Some(events.len());
@@ -214,7 +221,7 @@ impl Vault {
     }
 
     /// Collects what the caller may list, and where to go on: none at the end.
-    async fn walk(&self, caller: &Caller, mut walk: Walk<'_>) -> Result<(Vec<Head>, Option<SecretPath>), Fault> {
+    async fn walk(&self, caller: &Caller, mut walk: Walk<'_>) -> Result<(Vec<Arc<Record>>, Option<SecretPath>), Fault> {
         for prefix in std::mem::take(&mut walk.prefixes) {
             loop {
                 if walk.shown.len() >= walk.limit {
@@ -222,9 +229,9 @@ impl Vault {
                 }
                 let scan = ListScan { prefix: prefix.clone(), after: walk.after.clone(), limit: CHUNK };
                 let listing = self.store.list(&caller.principal.tenant, &scan, caller.context.now);
-                let heads = within(DEADLINE, listing).await?;
-                let exhausted = heads.len() < CHUNK as usize;
-                if self.sift(caller, heads, &mut walk).await? {
+                let records = within(DEADLINE, listing).await?;
+                let exhausted = records.len() < CHUNK as usize;
+                if self.sift(caller, records, &mut walk).await? {
                     return Ok((walk.shown, walk.after));
                 }
                 if exhausted {
@@ -236,33 +243,28 @@ impl Vault {
     }
 
     /// Decides about a chunk until there is no more room. True where entries are left.
-    async fn sift(&self, caller: &Caller, heads: Vec<Head>, walk: &mut Walk<'_>) -> Result<bool, Fault> {
-        let records: Vec<_> = heads.into_iter().map(|head| Arc::new(Record { head, version: None })).collect();
-        let wanted = records.iter().filter(|record| (walk.accepts)(&record.head.path));
-        let subjects = wanted.map(|record| Subject::at(record.head.path.clone(), Some(Arc::clone(record)))).collect();
+    async fn sift(&self, caller: &Caller, mut records: Vec<Arc<Record>>, walk: &mut Walk<'_>) -> Result<bool, Fault> {
+        let last = records.last().map(|record| record.head.path.clone());
+        records.retain(|record| (walk.accepts)(&record.head.path));
+        let subject = |record: &Arc<Record>| Subject::at(record.head.path.clone(), Some(Arc::clone(record)));
         let room = Until::Allowed(walk.limit.saturating_sub(walk.shown.len()));
-        let (decisions, inputs) = self.decide_all(caller, Action::List, subjects, room).await?;
-        let mut decisions = decisions.into_iter();
-        let mut events = Vec::new();
-        let mut rest = false;
-        for record in records {
-            let path = record.head.path.clone();
-            if (walk.accepts)(&path) {
-                let Some(decision) = decisions.next() else {
-                    rest = true;
-                    break;
-                };
-                let code = match permission(&decision) {
-                    Ok(_) => {
-                        walk.shown.push(Arc::unwrap_or_clone(record).head);
-                        audit::OK
-                    }
-                    Err(fault) => fault.code(),
-                };
-                events.push(Event { path: Some(path.clone()), version: None, code, decision: Some(decision) });
-            }
-            walk.after = Some(path);
+        let (decisions, inputs) =
+            self.decide_all(caller, Action::List, records.iter().map(subject).collect(), room).await?;
+        let rest = decisions.len() < records.len();
+        let mut events = Vec::with_capacity(decisions.len());
+        for (record, decision) in records.into_iter().zip(decisions) {
+            let path = Some(record.head.path.clone());
+            let code = match permission(&decision) {
+                Ok(_) => {
+                    walk.shown.push(record);
+                    audit::OK
+                }
+                Err(fault) => fault.code(),
+            };
+            events.push(Event { path, version: None, code, decision: Some(decision) });
         }
+        let looked_at = if rest { events.last().and_then(|event| event.path.clone()) } else { last };
+        walk.after = looked_at.or(walk.after.take());
         if !events.is_empty() {
             self.record(caller, Account { action: Action::List, batch_size: None, inputs, events }).await?;
         }

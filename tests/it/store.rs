@@ -233,8 +233,8 @@ impl Bench {
     }
 
     async fn listed(&self, scan: &ListScan, now: i64) -> Vec<String> {
-        let heads = self.store().list(&tenant(), scan, at(now)).await.unwrap();
-        heads.into_iter().map(|head| head.path.as_str().to_owned()).collect()
+        let records = self.store().list(&tenant(), scan, at(now)).await.unwrap();
+        records.into_iter().map(|record| record.head.path.as_str().to_owned()).collect()
     }
 
     /// The rows of the audit log in the order of their chain; found to be whole.
