@@ -68,20 +68,21 @@ impl Readers {
         work: impl FnOnce(&mut Connection) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
         let turn = timeout(PATIENCE, Arc::clone(&self.0.turns).acquire_owned()).await;
-        let turn = turn.map_err(|_| StoreError::Late)?.map_err(|_| StoreError::Closed)?;
+        let turn = Arc::new(turn.map_err(|_| StoreError::Late)?.map_err(|_| StoreError::Closed)?);
         let pool = Arc::clone(&self.0);
-        let awaited = Arc::new(());
-        let watched = Arc::downgrade(&awaited);
+        let awaited = Arc::downgrade(&turn);
         let reading = spawn_blocking(move || {
+            // What waits for a thread takes nobody's turn away once its caller is gone.
+            let turn = awaited.upgrade().ok_or(StoreError::Late)?;
             let mut connection = pool.take()?;
-            connection.progress_handler(STEPS, Some(move || watched.strong_count() == 0))?;
+            connection.progress_handler(STEPS, Some(move || awaited.strong_count() == 1))?;
             let read = work(&mut connection);
             pool.put(connection);
             drop(turn);
             read
         });
         let read = reading.await;
-        drop(awaited);
+        drop(turn);
         read.map_err(|error| StoreError::Unfit(format!("the database could not be read: {error}")))?
     }
 }
@@ -97,8 +98,11 @@ impl Reading for Sqlite {
         let of_one_moment = |connection: &mut Connection| {
             connection.execute_batch("BEGIN")?;
             let read = Handle::current().block_on(work(connection));
-            connection.execute_batch("ROLLBACK")?;
-            read
+            // What fails may have ended it.
+            let ended = if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") };
+            let read = read?;
+            ended?;
+            Ok(read)
         };
         readers.give(of_one_moment).await
     }

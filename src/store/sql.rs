@@ -96,7 +96,7 @@ pub trait Reading: Backend {
         work: impl Work<Self, T>,
     ) -> impl Future<Output = StoreResult<T>> + Send;
 
-    /// Lets go of the connections, each when its work is done.
+    /// Lets go of the connections when their work is done, or takes too long.
     fn close(readers: &Self::Readers) -> impl Future<Output = ()> + Send;
 }
 
