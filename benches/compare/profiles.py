@@ -23,7 +23,7 @@ PARTS = [
     ("decryption", ["crypto::keyring", "crypto::envelope", "crypto::mask"]),
     # What is not in memory is read by SQLite.
     ("store: records", ["store::readers", "store::cache", "get_many", "look_up"]),
-    # The writer calls SQLite itself.
+    # What is left of SQLite is the writer's.
     ("audit: SQLite", ["sqlite3_", "store::direct"]),
     ("audit: packing, chaining, signing", ["audit::", "store::writer"]),
     ("policy: the guest", ["[guest]"]),

@@ -1,5 +1,6 @@
-//! SQLite called on the thread that asks. A driver that keeps a thread for each connection takes longer to hand a statement
-//! over, and its rows back one by one, than most statements take.
+//! SQLite called on the thread that runs the statement: the writer's own, or one that a reading borrows. A driver that
+//! keeps a thread for each connection takes longer to hand a statement over, and its rows back one by one, than most
+//! statements take.
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +33,7 @@ const CHECKPOINT_PAGES: i64 = 2_000;
 /// How long the writer waits for readers before it empties the write-ahead log.
 const SETTLE_FOR: Duration = Duration::from_millis(20);
 
-/// SQLite without a thread between.
+/// SQLite without a driver's thread between.
 pub struct Sqlite;
 
 impl Backend for Sqlite {
