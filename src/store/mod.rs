@@ -51,6 +51,9 @@ pub enum StoreError {
     /// The writer could not commit; it has logged why.
     #[error("the writer did not commit")]
     Uncommitted,
+    /// A reading broke off; why is logged.
+    #[error("the reading broke off")]
+    Unread,
     /// The caller did not wait longer. A change may stand or not; if it stands, so does its audit row.
     #[error("the store did not answer in time")]
     Late,

@@ -49,8 +49,8 @@ impl PostgresStore {
         migrate(&options).await?;
         let options = options.options(SESSION);
         let readers = pool(options.clone(), max_connections).await?;
-        let writer = WriterHandle::start::<Postgres>(options, Box::new(|| Ok(())), None)?;
-        Ok(Self { readers, writer, cache: None, _lock: None })
+        let writer = WriterHandle::start::<Postgres>(options, None, Box::new(|| Ok(())), None)?;
+        Ok(Self { readers, writer, cache: None })
     }
 
     /// Connects to read alone. Nothing is made, and nothing can be written.

@@ -1,18 +1,23 @@
-//! SQLite's readers: connections that cannot write. Each serves one reading at a time, on a thread that may wait for the
-//! disk.
+//! SQLite's readers: threads, each with a connection of its own that cannot write. Each serves one reading at a time.
 
 use std::{
     ffi::OsString,
+    fs::File,
     mem,
     os::unix::ffi::{OsStrExt, OsStringExt},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::available_parallelism,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::{self, available_parallelism},
     time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags};
-use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 
 use super::{
     StoreError, StoreResult,
@@ -20,16 +25,17 @@ use super::{
     sql::{BUSY_TIMEOUT, CLOSING, Reading, Work},
 };
 
-/// How many connections there are at least, however few cores: some may wait for the disk.
+/// How many there are at least, however few cores: some may wait for the disk.
 const FEWEST: usize = 4;
 /// How long a request waits for a free one.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many statements stay prepared on each: all that readers have.
+/// How many statements stay prepared on each connection: all that readers have.
 const PREPARED: usize = 64;
 /// After so many steps of SQLite's machine, about a millisecond's, a reading looks whether anyone still waits for it.
 const STEPS: i32 = 10_000;
 
 /// A database to read.
+#[derive(Clone)]
 pub enum Source {
     /// One that is in use, or may come to be.
     InUse(PathBuf),
@@ -37,29 +43,51 @@ pub enum Source {
     Immutable(PathBuf),
 }
 
-/// The connections.
-pub struct Readers(Arc<Pool>);
+/// All readers of a database.
+pub struct Readers {
+    pool: Arc<Pool>,
+    /// Fails when all threads have ended, and have let go of their connections and of the lock.
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
 
 struct Pool {
-    source: Source,
     size: usize,
     turns: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Reader>>,
+}
+
+/// The way to a thread that reads. It ends with this.
+struct Reader(mpsc::Sender<Job>);
+
+/// What a thread does with its connection, if it could get one.
+type Job = Box<dyn FnOnce(StoreResult<&mut Connection>) + Send>;
+
+/// A reader that serves nobody else. Dropped, it is the next one's.
+struct Turn {
+    reader: Option<Reader>,
+    pool: Arc<Pool>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Readers {
-    /// Opens a database to read. One connection stays open until the end: with the last one the write-ahead log would go,
-    /// and come back as another file.
+    /// Opens a database to read. All connections stay open until the end: with the last one of all the write-ahead log
+    /// would go, and come back as another file. The lock is held as long as any of them.
     ///
     /// # Errors
     ///
-    /// Where there is no database.
-    pub async fn open(source: Source) -> StoreResult<Self> {
+    /// Where there is no database, or the system has no thread to give.
+    pub async fn open(source: &Source, lock: Option<&Arc<File>>) -> StoreResult<Self> {
         let size = available_parallelism().map_or(FEWEST, |cores| cores.get().max(FEWEST));
-        let pool = Pool { source, size, turns: Arc::new(Semaphore::new(size)), idle: Mutex::default() };
-        let readers = Self(Arc::new(pool));
-        readers.give(|_| Ok(())).await?;
-        Ok(readers)
+        let (at_work, ended) = oneshot::channel::<()>();
+        let held = Arc::new((lock.cloned(), at_work));
+        let mut idle = Vec::with_capacity(size);
+        for _ in 0..size {
+            let reader = Reader::start(source.clone(), Arc::clone(&held))?;
+            reader.ask(|connection| connection.map(drop)).await?;
+            idle.push(reader);
+        }
+        let pool = Pool { size, turns: Arc::new(Semaphore::new(size)), idle: Mutex::new(idle) };
+        Ok(Self { pool: Arc::new(pool), ended: Mutex::new(Some(ended)) })
     }
 
     /// Gives some work a connection. What nobody waits for any more comes to an end.
@@ -67,23 +95,19 @@ impl Readers {
         &self,
         work: impl FnOnce(&mut Connection) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
-        let turn = timeout(PATIENCE, Arc::clone(&self.0.turns).acquire_owned()).await;
-        let turn = Arc::new(turn.map_err(|_| StoreError::Late)?.map_err(|_| StoreError::Closed)?);
-        let pool = Arc::clone(&self.0);
+        let turn = Arc::new(self.pool.turn().await?);
         let awaited = Arc::downgrade(&turn);
-        let reading = spawn_blocking(move || {
-            // What waits for a thread takes nobody's turn away once its caller is gone.
-            let turn = awaited.upgrade().ok_or(StoreError::Late)?;
-            let mut connection = pool.take()?;
+        let reading = move |connection: StoreResult<&mut Connection>| {
+            // The reader is nobody else's until this is done, whether or not it is still waited for.
+            let _turn = awaited.upgrade().ok_or(StoreError::Late)?;
+            let connection = connection?;
             connection.progress_handler(STEPS, Some(move || awaited.strong_count() == 1))?;
-            let read = work(&mut connection);
-            pool.put(connection);
-            drop(turn);
-            read
-        });
-        let read = reading.await;
-        drop(turn);
-        read.map_err(|error| StoreError::Unfit(format!("the database could not be read: {error}")))?
+            work(connection)
+        };
+        match &turn.reader {
+            Some(reader) => reader.ask(reading).await,
+            None => Err(StoreError::Closed),
+        }
     }
 }
 
@@ -91,13 +115,15 @@ impl Reading for Sqlite {
     type Readers = Readers;
 
     async fn read<T: Send + 'static>(readers: &Readers, work: impl Work<Self, T>) -> StoreResult<T> {
-        readers.give(|connection| Handle::current().block_on(work(connection))).await
+        let runtime = Handle::current();
+        readers.give(move |connection| runtime.block_on(work(connection))).await
     }
 
     async fn read_one_moment<T: Send + 'static>(readers: &Readers, work: impl Work<Self, T>) -> StoreResult<T> {
-        let of_one_moment = |connection: &mut Connection| {
+        let runtime = Handle::current();
+        let of_one_moment = move |connection: &mut Connection| {
             connection.execute_batch("BEGIN")?;
-            let read = Handle::current().block_on(work(connection));
+            let read = runtime.block_on(work(connection));
             // What fails may have ended it.
             let ended = if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") };
             let read = read?;
@@ -108,38 +134,95 @@ impl Reading for Sqlite {
     }
 
     async fn close(readers: &Readers) {
-        let pool = &readers.0;
+        let pool = &readers.pool;
         let all = u32::try_from(pool.size).unwrap_or(u32::MAX);
+        let ended = readers.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
         let closing = async {
             let came_back = pool.turns.acquire_many(all).await;
-            pool.turns.close();
+            pool.close();
             drop(came_back);
-            let idle = mem::take(&mut *pool.idle());
             // The last one moves the log into the database.
-            spawn_blocking(|| drop(idle)).await.ok();
+            if let Some(ended) = ended {
+                ended.await.ok();
+            }
         };
         if timeout(CLOSING, closing).await.is_err() {
-            pool.turns.close();
-            tracing::error!("the database does not answer: its readers are left behind");
+            pool.close();
+            tracing::error!("the database does not answer: its readers are left behind, and with them its lock");
         }
     }
 }
 
 impl Pool {
-    fn take(&self) -> StoreResult<Connection> {
-        let idle = self.idle().pop();
-        idle.map_or_else(|| self.source.connect(), Ok)
+    async fn turn(self: &Arc<Self>) -> StoreResult<Turn> {
+        let permit = timeout(PATIENCE, Arc::clone(&self.turns).acquire_owned()).await;
+        let permit = permit.map_err(|_| StoreError::Late)?.map_err(|_| StoreError::Closed)?;
+        Ok(Turn { reader: self.idle().pop(), pool: Arc::clone(self), _permit: permit })
     }
 
-    fn put(&self, connection: Connection) {
-        // One that could not end its transaction would show the same moment for ever.
-        if connection.is_autocommit() && !self.turns.is_closed() {
-            self.idle().push(connection);
+    fn put(&self, reader: Reader) {
+        let mut idle = self.idle();
+        if !self.turns.is_closed() {
+            idle.push(reader);
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+    /// Ends the readers that are idle, and each of the others when its work is done.
+    fn close(&self) {
+        let mut idle = self.idle();
+        self.turns.close();
+        drop(mem::take(&mut *idle));
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Reader>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.pool.put(reader);
+        }
+    }
+}
+
+impl Reader {
+    /// Starts a thread that reads. What it is to hold, it holds until its connection is closed.
+    fn start(source: Source, held: impl Send + 'static) -> StoreResult<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let serve = move || {
+            serve(&source, queue);
+            drop(held);
+        };
+        let thread = thread::Builder::new().name("reader".to_owned()).spawn(serve);
+        thread.map_err(|error| StoreError::Unfit(format!("a reader of the database has no thread: {error}")))?;
+        Ok(Self(jobs))
+    }
+
+    /// Has something read, and waits for it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        reading: impl FnOnce(StoreResult<&mut Connection>) -> StoreResult<T> + Send + 'static,
+    ) -> StoreResult<T> {
+        let (answer, read) = oneshot::channel();
+        // Where nobody waits any more, nobody is told.
+        let job: Job = Box::new(move |connection| drop(answer.send(reading(connection))));
+        self.0.send(job).map_err(|_| StoreError::Closed)?;
+        read.await.map_err(|_| StoreError::Unread)?
+    }
+}
+
+/// Serves a thread's readings, one after the other.
+fn serve(source: &Source, jobs: mpsc::Receiver<Job>) {
+    let mut connection: Option<Connection> = None;
+    for job in jobs {
+        // One that is stuck in a transaction would show the same moment for ever. It goes when there is another.
+        let fit = connection.as_ref().is_some_and(Connection::is_autocommit);
+        let connected = if fit { Ok(()) } else { source.connect().map(|new| connection = Some(new)) };
+        let connected = connected.and_then(|()| connection.as_mut().ok_or(StoreError::Closed));
+        // A panic has told of itself, and is its own reading's affair alone.
+        catch_unwind(AssertUnwindSafe(|| job(connected))).ok();
     }
 }
 
@@ -199,7 +282,7 @@ mod tests {
         fs::write(&file, b"").unwrap();
         let writer = direct::open(&file).unwrap();
         writer.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
-        let readers = Readers::open(Source::InUse(file.clone())).await.unwrap();
+        let readers = Readers::open(&Source::InUse(file.clone()), None).await.unwrap();
         (directory, file, writer, readers)
     }
 
@@ -220,7 +303,7 @@ mod tests {
         let (_directory, _, _writer, readers) = database("vault.db").await;
         let endless = |connection: &mut Connection| Ok(connection.query_row(ENDLESS, [], |row| row.get::<_, i64>(0))?);
         // More than there are connections: later ones get those that earlier ones had.
-        for _ in 0..=readers.0.size {
+        for _ in 0..=readers.pool.size {
             timeout(Duration::from_millis(20), readers.give(endless)).await.unwrap_err();
         }
         assert_eq!(count(&readers).await.unwrap(), 1);
@@ -232,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn who_gets_no_connection_is_told_so_and_who_comes_after_the_end_too() {
         let (_directory, _, _writer, readers) = database("vault.db").await;
-        let all = readers.0.turns.acquire_many(u32::try_from(readers.0.size).unwrap()).await.unwrap();
+        let all = readers.pool.turns.acquire_many(u32::try_from(readers.pool.size).unwrap()).await.unwrap();
         assert!(matches!(count(&readers).await, Err(StoreError::Late)));
         drop(all);
         Sqlite::close(&readers).await;
@@ -263,6 +346,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reading_that_panics_fails_alone() {
+        let (_directory, _, writer, readers) = database("vault.db").await;
+        for _ in 0..=readers.pool.size {
+            let failed = readers.give(|connection| -> StoreResult<()> {
+                connection.execute_batch("BEGIN; SELECT COUNT(*) FROM t")?;
+                panic!("on purpose")
+            });
+            assert!(matches!(failed.await, Err(StoreError::Unread)));
+        }
+        writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+        assert_eq!(count(&readers).await.unwrap(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_is_left_behind_keeps_the_lock() {
+        let (directory, file, _writer, readers) = database("vault.db").await;
+        Sqlite::close(&readers).await;
+        let lock = || File::create(directory.path().join("lock")).unwrap();
+        let held = lock();
+        held.lock().unwrap();
+        let readers = Readers::open(&Source::InUse(file), Some(&Arc::new(held))).await.unwrap();
+        let (answer, waits) = mpsc::channel::<()>();
+        let stuck = readers.give(move |_| Ok(waits.recv().is_err()));
+        let close = async {
+            Sqlite::close(&readers).await;
+            assert!(lock().try_lock().is_err());
+            drop(answer);
+        };
+        assert!(tokio::join!(stuck, close).0.unwrap());
+        // Nobody waits for this end.
+        lock().lock().unwrap();
+    }
+
+    #[tokio::test]
     async fn the_log_is_open_from_the_beginning_and_whoever_goes_last_moves_it_into_the_database() {
         let (directory, file, writer, readers) = database("vault.db").await;
         drop(writer);
@@ -278,9 +395,9 @@ mod tests {
         let (directory, file, writer, readers) = database("a b?c#d%20.db").await;
         Sqlite::close(&readers).await;
         drop(writer);
-        let readers = Readers::open(Source::Immutable(file)).await.unwrap();
+        let readers = Readers::open(&Source::Immutable(file), None).await.unwrap();
         assert_eq!(count(&readers).await.unwrap(), 1);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-        assert!(Readers::open(Source::Immutable(directory.path().join("none"))).await.is_err());
+        assert!(Readers::open(&Source::Immutable(directory.path().join("none")), None).await.is_err());
     }
 }

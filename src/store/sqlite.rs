@@ -47,7 +47,7 @@ impl SqliteStore {
             StoreError::Unfit(format!("{what} {}: {error}", directory.display()))
         };
         make_directory(directory)?;
-        let lock = lock(directory)?;
+        let lock = Arc::new(lock(directory)?);
         let file = directory.join(DATABASE);
         private_file(&file).map_err(|error| unfit("cannot make the database in", &error))?;
         let damage = log_check::damage(&log_of(&file));
@@ -61,11 +61,11 @@ impl SqliteStore {
         let mut connection = options(&file).connect().await?;
         settle_log(file.clone()).await?;
         migrate(&mut connection, &file).await?;
-        let readers = Readers::open(Source::InUse(file.clone())).await?;
+        let readers = Readers::open(&Source::InUse(file.clone()), Some(&lock)).await?;
         connection.close().await?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
-        let writer = WriterHandle::start::<Sqlite>(file.clone(), in_place(&file), cache.clone())?;
-        Ok(Self { readers, writer, cache, _lock: Some(lock) })
+        let writer = WriterHandle::start::<Sqlite>(file.clone(), Some(lock), in_place(&file), cache.clone())?;
+        Ok(Self { readers, writer, cache })
     }
 
     /// Opens the database to read, whether or not a server is using it. Nothing is made, and nothing can be written.
@@ -78,7 +78,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn reading(source: Source) -> StoreResult<Self> {
-        Ok(Self::of_readers(Readers::open(source).await?))
+        Ok(Self::of_readers(Readers::open(&source, None).await?))
     }
 }
 
@@ -125,7 +125,9 @@ pub(super) fn lock(directory: &Path) -> StoreResult<File> {
     let file = private_file(&directory.join("portcullis.lock")).map_err(|error| unfit(&error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(unfit(&"another server is using it")),
+        Err(TryLockError::WouldBlock) => {
+            Err(unfit(&"another server is using it, or one that was sealed is not done with it"))
+        }
         Err(TryLockError::Error(error)) => Err(unfit(&error)),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     borrow::Cow,
+    fs::File,
     mem,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -76,13 +77,14 @@ pub struct WriterHandle {
 
 impl WriterHandle {
     /// Starts the writer, on a thread of its own: it does not wait in line behind the requests that are worked on, nor
-    /// interrupt them.
+    /// interrupt them. The lock is held until its end.
     ///
     /// # Errors
     ///
     /// Where the system has no thread to give.
     pub fn start<B: Writing>(
         options: B::Options,
+        lock: Option<Arc<File>>,
         in_place: InPlace,
         cache: Option<Arc<RecordCache>>,
     ) -> StoreResult<Self> {
@@ -91,7 +93,7 @@ impl WriterHandle {
         let (at_work, ended) = oneshot::channel();
         let work = async move {
             writer.run(queue).await;
-            drop(at_work);
+            drop((lock, at_work));
         };
         let thread = background::spawn("writer", work);
         thread.map_err(|error| StoreError::Unfit(format!("the writer has no thread: {error}")))?;
