@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use super::{
     StoreError, StoreResult,
     direct::{self, CHAIN, Sqlite},
+    key_tables::ROOT,
     log_check, migrations,
     readers::Source,
     sqlite::{DATABASE, SqliteStore, lock, log_of, make_directory, options, private_file},
@@ -94,7 +95,6 @@ async fn holdings(mut tables: Tables<'_, Sqlite>) -> StoreResult<Holdings> {
     const SECRETS: &str = "SELECT COUNT(*) FROM secrets";
     const CHECKPOINT: &str =
         "SELECT body FROM audit_log WHERE action = 'checkpoint' ORDER BY chain DESC, number DESC LIMIT 1";
-    const ROOT: &str = "SELECT fingerprint FROM root_key WHERE id = 1";
     let secrets = tables.fetch_first(SECRETS, &[], |row| count(row.int(0)?)).await?;
     Ok(Holdings {
         secrets: secrets.ok_or(StoreError::Damaged("count"))?,

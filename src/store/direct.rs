@@ -15,6 +15,7 @@ use rusqlite::{
 
 use super::{
     StoreError, StoreResult,
+    key_tables::ROOT,
     sql::{
         Arg, BUSY_TIMEOUT, Backend, Columns, DAMAGED, Writing, head_columns, newest_or_pinned, value_columns,
         version_columns,
@@ -59,7 +60,7 @@ impl Backend for Sqlite {
     );
     const SOLE_CHAIN: Option<u32> = Some(CHAIN);
     const LOCK_SECRET: Option<&'static str> = None;
-    const HOLD_ROOT: &'static str = "SELECT fingerprint FROM root_key WHERE id = 1";
+    const HOLD_ROOT: &'static str = ROOT;
     const HOLD_VALUES: Option<&'static str> = None;
 
     fn statements() -> &'static Statements {

@@ -7,6 +7,8 @@ use super::{
 };
 use crate::domain::{GenerationUse, KeyStock, SecretPath, TenantId, Version, WrappedDataKey, WrappedKey};
 
+/// The root key's fingerprint.
+pub const ROOT: &str = "SELECT fingerprint FROM root_key WHERE id = 1";
 /// How many records of the tenants from `$1` to `$2` there are under each generation. One that is not kept is counted too:
 /// it is damage that an operator must see.
 const GENERATIONS: &str = "SELECT tenant, generation, CAST(SUM(records) AS BIGINT) FROM (
@@ -35,7 +37,7 @@ impl<B: Backend> Tables<'_, B> {
     pub async fn root_fingerprint(&mut self, fingerprint: &[u8]) -> StoreResult<Vec<u8>> {
         const KEEP: &str = "INSERT INTO root_key (id, fingerprint) VALUES (1, $1) ON CONFLICT (id) DO NOTHING";
         self.execute(KEEP, &[Arg::Blob(fingerprint)]).await?;
-        self.kept_fingerprint("SELECT fingerprint FROM root_key WHERE id = 1").await
+        self.kept_fingerprint(ROOT).await
     }
 
     pub async fn vault_key(&mut self, root: &[u8], name: &str, wrapped: &[u8]) -> StoreResult<Vec<u8>> {
