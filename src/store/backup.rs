@@ -186,9 +186,9 @@ impl Restoring {
         if found != ["ok"] {
             return Err(unfit("the backup is damaged", &self.copy, &found.join("; ")));
         }
-        migrations::sqlite().run_direct(None, &mut *connection, false).await?;
+        migrations::run_sqlite(connection).await?;
         let mut fresh = SqliteConnectOptions::new().in_memory(true).connect().await?;
-        migrations::sqlite().run_direct(None, &mut fresh, false).await?;
+        migrations::run_sqlite(&mut fresh).await?;
         let (right, found) = (parts(&mut fresh).await?, parts(connection).await?);
         if right != found {
             return Err(unfit("this is no backup of a vault", &self.copy, &"it has other tables"));

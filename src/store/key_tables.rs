@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_under_a_key_is_found_by_an_index_alone() {
         let mut database = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
-        migrations::sqlite().run_direct(None, &mut database, false).await.unwrap();
+        migrations::run_sqlite(&mut database).await.unwrap();
         let wanted = [(GENERATIONS, "(tenant>? AND tenant<?)"), (DROP_UNUSED, "(tenant=? AND key_generation=?)")];
         for (sql, terms) in wanted {
             let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).fetch_all(&mut database).await;

@@ -4,9 +4,11 @@ use std::borrow::Cow;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sqlx::{
-    SqlSafeStr,
+    SqlSafeStr, SqliteConnection,
     migrate::{Migration, MigrationType, Migrator},
 };
+
+use super::{StoreError, StoreResult};
 
 /// Scripts of SQLite that databases have run before they were mended. What they leave is the same, so they go by the checksum
 /// of what they were (SHA-384, in base64).
@@ -41,6 +43,20 @@ pub fn sqlite() -> Migrator {
     migrator
 }
 
+/// Brings an SQLite database to this program's version.
+///
+/// # Errors
+///
+/// Where a table's declaration is damaged, or a script fails.
+pub async fn run_sqlite(connection: &mut SqliteConnection) -> StoreResult<()> {
+    // All are ASCII. On one that is no text the driver's thread would panic, and its caller might wait for ever.
+    const NO_TEXT: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE sql GLOB '*[^' || char(10) || ' -~]*')";
+    if sqlx::query_scalar(NO_TEXT).fetch_one(&mut *connection).await? {
+        return Err(StoreError::Unfit("the database is damaged: a table's declaration is no text".to_owned()));
+    }
+    Ok(sqlite().run_direct(None, connection, false).await?)
+}
+
 /// What brings a PostgreSQL database to this program's version.
 pub fn postgres() -> Migrator {
     migrator([
@@ -60,7 +76,7 @@ fn migrator<const N: usize>(scripts: [(&'static str, &'static str); N]) -> Migra
 
 #[cfg(test)]
 mod tests {
-    use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection, sqlite::SqliteConnectOptions};
+    use sqlx::{AssertSqlSafe, ConnectOptions, sqlite::SqliteConnectOptions};
 
     use super::*;
 
@@ -79,7 +95,7 @@ mod tests {
     /// Brings a database up to date, and answers what it asks for before and after.
     async fn around(mut database: SqliteConnection, sql: &'static str) -> [String; 2] {
         let before = sqlx::query_scalar(sql).fetch_one(&mut database).await.unwrap();
-        sqlite().run_direct(None, &mut database, false).await.unwrap();
+        run_sqlite(&mut database).await.unwrap();
         [before, sqlx::query_scalar(sql).fetch_one(&mut database).await.unwrap()]
     }
 

@@ -178,18 +178,17 @@ fn assert_library() -> StoreResult<()> {
 }
 
 async fn migrate(connection: &mut SqliteConnection, file: &Path) -> StoreResult<()> {
-    let migrations = migrations::sqlite();
     // A new database has no such table.
     let applied = sqlx::query("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut *connection).await.ok();
     let applied = applied.and_then(|row| usize::try_from(row.try_get::<i64, _>(0).ok()?).ok());
-    if applied.is_none_or(|applied| applied >= migrations.iter().count()) {
-        return Ok(migrations.run_direct(None, connection, false).await?);
+    if applied.is_none_or(|applied| applied >= migrations::sqlite().iter().count()) {
+        return migrations::run_sqlite(connection).await;
     }
     tracing::info!(
         "the database is brought to this version's form: where it is large, that may take minutes, and room on its disk for \
          it twice more"
     );
-    migrations.run_direct(None, &mut *connection, false).await?;
+    migrations::run_sqlite(connection).await?;
     // It may hold all of the audit log and all values now.
     settle_log(file.to_owned()).await
 }

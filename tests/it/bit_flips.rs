@@ -291,7 +291,8 @@ fn turn(fixture: &Fixture, kind: (&str, Opening), bit: usize, directory: &Path) 
         Opening::Stopped | Opening::Killed | Opening::Backup => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let read = runtime.block_on(tokio::time::timeout(PATIENCE, open_store(fixture, opening, directory)));
-            read.expect("it hangs").map_or(vec![Fate::Refused], |fates| fates.into_values().collect())
+            let read = read.unwrap_or_else(|_| panic!("{name}: with bit {bit} turned it hangs"));
+            read.map_or(vec![Fate::Refused], |fates| fates.into_values().collect())
         }
         Opening::Policies => vec![open_policies(fixture, directory, &fixture.server.scratch().join("policies"))],
         Opening::LastGood => vec![open_policies(fixture, directory, &fixture.server.scratch().join("broken"))],
@@ -320,6 +321,26 @@ async fn no_turned_bit_is_taken_for_something_else() {
     let bad: usize = tally.iter().filter(|((_, fate), _)| *fate > Fate::Torn).map(|(_, number)| number).sum();
     println!("{flips} flips, {bad} of them taken for something else");
     assert_eq!(bad, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_declaration_that_is_no_text_is_refused() {
+    let fixture = Arc::new(Fixture::new().await);
+    let database = &fixture.stopped[Path::new("portcullis.db")];
+    let declared = |at: &usize| {
+        [" BLOB", " TEXT", " BIGINT", " INTEGER"].iter().any(|kind| database[*at..].starts_with(kind.as_bytes()))
+    };
+    let bits: Vec<_> = (0..database.len()).filter(declared).map(|at| (at + 2) * 8 + 7).collect();
+    assert!(bits.len() > 10);
+    let turned = Arc::clone(&fixture);
+    let fates = tokio::task::spawn_blocking(move || {
+        let fates_of = |bit: &usize| {
+            let directory = turned.server.scratch().join(format!("declared-{bit}"));
+            turn(&turned, ("portcullis.db", Opening::Stopped), *bit, &directory)
+        };
+        bits.iter().flat_map(fates_of).collect::<Vec<_>>()
+    });
+    assert!(fates.await.unwrap().iter().all(|fate| *fate == Fate::Refused));
 }
 
 #[tokio::test]
