@@ -1,6 +1,5 @@
-//! SQLite called on the thread that runs the statement: the writer's own, or one that a reading borrows. A driver that
-//! keeps a thread for each connection takes longer to hand a statement over, and its rows back one by one, than most
-//! statements take.
+//! SQLite called on the thread that runs the statement: the writer's own, or a reader's. A driver with a thread for each
+//! connection takes longer to hand a statement over, and its rows back one by one, than most statements take.
 
 use std::{
     path::{Path, PathBuf},

@@ -59,8 +59,14 @@ struct Pool {
 /// The way to a thread that reads. It ends with this.
 struct Reader(mpsc::Sender<Job>);
 
-/// What a thread does with its connection, if it could get one.
-type Job = Box<dyn FnOnce(StoreResult<&mut Connection>) + Send>;
+/// What a thread does with its line.
+type Job = Box<dyn FnOnce(&mut Line) + Send>;
+
+/// A thread's line to the database.
+struct Line {
+    source: Source,
+    connection: Option<Connection>,
+}
 
 /// A reader that serves nobody else. Dropped, it is the next one's.
 struct Turn {
@@ -83,7 +89,7 @@ impl Readers {
         let mut idle = Vec::with_capacity(size);
         for _ in 0..size {
             let reader = Reader::start(source.clone(), Arc::clone(&held))?;
-            reader.ask(|connection| connection.map(drop)).await?;
+            reader.ask(|line| line.connection().map(drop)).await?;
             idle.push(reader);
         }
         let pool = Pool { size, turns: Arc::new(Semaphore::new(size)), idle: Mutex::new(idle) };
@@ -97,10 +103,10 @@ impl Readers {
     ) -> StoreResult<T> {
         let turn = Arc::new(self.pool.turn().await?);
         let awaited = Arc::downgrade(&turn);
-        let reading = move |connection: StoreResult<&mut Connection>| {
+        let reading = move |line: &mut Line| {
             // The reader is nobody else's until this is done, whether or not it is still waited for.
             let _turn = awaited.upgrade().ok_or(StoreError::Late)?;
-            let connection = connection?;
+            let connection = line.connection()?;
             connection.progress_handler(STEPS, Some(move || awaited.strong_count() == 1))?;
             work(connection)
         };
@@ -192,7 +198,7 @@ impl Reader {
     fn start(source: Source, held: impl Send + 'static) -> StoreResult<Self> {
         let (jobs, queue) = mpsc::channel();
         let serve = move || {
-            serve(&source, queue);
+            serve(Line { source, connection: None }, queue);
             drop(held);
         };
         let thread = thread::Builder::new().name("reader".to_owned()).spawn(serve);
@@ -203,26 +209,38 @@ impl Reader {
     /// Has something read, and waits for it.
     async fn ask<T: Send + 'static>(
         &self,
-        reading: impl FnOnce(StoreResult<&mut Connection>) -> StoreResult<T> + Send + 'static,
+        reading: impl FnOnce(&mut Line) -> StoreResult<T> + Send + 'static,
     ) -> StoreResult<T> {
         let (answer, read) = oneshot::channel();
         // Where nobody waits any more, nobody is told.
-        let job: Job = Box::new(move |connection| drop(answer.send(reading(connection))));
+        let job: Job = Box::new(move |line| drop(answer.send(reading(line))));
         self.0.send(job).map_err(|_| StoreError::Closed)?;
         read.await.map_err(|_| StoreError::Unread)?
     }
 }
 
 /// Serves a thread's readings, one after the other.
-fn serve(source: &Source, jobs: mpsc::Receiver<Job>) {
-    let mut connection: Option<Connection> = None;
+fn serve(mut line: Line, jobs: mpsc::Receiver<Job>) {
     for job in jobs {
-        // One that is stuck in a transaction would show the same moment for ever. It goes when there is another.
-        let fit = connection.as_ref().is_some_and(Connection::is_autocommit);
-        let connected = if fit { Ok(()) } else { source.connect().map(|new| connection = Some(new)) };
-        let connected = connected.and_then(|()| connection.as_mut().ok_or(StoreError::Closed));
         // A panic has told of itself, and is its own reading's affair alone.
-        catch_unwind(AssertUnwindSafe(|| job(connected))).ok();
+        catch_unwind(AssertUnwindSafe(|| job(&mut line))).ok();
+        line.leave_moment();
+    }
+}
+
+impl Line {
+    fn connection(&mut self) -> StoreResult<&mut Connection> {
+        match &mut self.connection {
+            Some(connection) => Ok(connection),
+            none => Ok(none.insert(self.source.connect()?)),
+        }
+    }
+
+    /// A connection that is stuck in a transaction would show the same moment for ever, and keep the log from being moved.
+    fn leave_moment(&mut self) {
+        if !self.connection.as_ref().is_some_and(Connection::is_autocommit) {
+            self.connection = None;
+        }
     }
 }
 
@@ -343,6 +361,21 @@ mod tests {
         begun.unwrap();
         writer.execute_batch("INSERT INTO t VALUES (2)").unwrap();
         assert_eq!(count(&readers).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_moment_ends_with_the_reading_that_left_it() {
+        let (_directory, file, _writer, readers) = database("vault.db").await;
+        let left = readers.give(|connection| -> StoreResult<()> {
+            connection.execute_batch("BEGIN; SELECT COUNT(*) FROM t")?;
+            panic!("on purpose")
+        });
+        left.await.unwrap_err();
+        let mut settled = false;
+        for _ in 0..100 {
+            settled = settled || direct::settle_log(&direct::open(&file).unwrap()).unwrap();
+        }
+        assert!(settled, "no reading keeps the log");
     }
 
     #[tokio::test]
