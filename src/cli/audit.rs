@@ -60,8 +60,9 @@ pub async fn run(args: AuditArgs) -> CommandResult {
         Command::Key(place) => {
             let config = place.load()?;
             let (store, keyring) = open(&config).await?;
-            let keys = kept_audit_keys(&*store, &keyring).await?;
-            println!("{}", hex(keys.verifying_key().as_bytes()));
+            let keys = kept_audit_keys(&*store, &keyring).await;
+            store.close().await;
+            println!("{}", hex(keys?.verifying_key().as_bytes()));
             Ok(0)
         }
     }
@@ -75,16 +76,25 @@ async fn open(config: &Config) -> Result<(Arc<dyn SecretStore>, Keyring), Box<dy
 async fn verify(args: VerifyArgs) -> CommandResult {
     let config = args.place.load()?;
     let (store, keyring) = open(&config).await?;
-    let keys = Arc::new(kept_audit_keys(&*store, &keyring).await?);
-    let evidence = evidence(&args, &config)?;
-    let report = verify_log(&*store, &keys, &evidence).await?;
+    let report = report(&args, &config, &*store, &keyring).await;
     store.close().await;
+    let report = report?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         tell(&report)?;
     }
     Ok(u8::from(!(report.integrity && report.completeness)))
+}
+
+async fn report(
+    args: &VerifyArgs,
+    config: &Config,
+    store: &dyn SecretStore,
+    keyring: &Keyring,
+) -> Result<Report, Box<dyn std::error::Error>> {
+    let keys = Arc::new(kept_audit_keys(store, keyring).await?);
+    Ok(verify_log(store, &keys, &evidence(args, config)?).await?)
 }
 
 fn evidence(args: &VerifyArgs, config: &Config) -> std::io::Result<Vec<Evidence>> {

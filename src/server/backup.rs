@@ -1,6 +1,7 @@
 //! Backups of a vault in SQLite, and the way back: checks first, changes last.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -11,7 +12,7 @@ use crate::{
     config::Config,
     crypto::{Keyring, RootKey},
     domain::{TenantId, hex},
-    store::{Holdings, Restoring, SecretStore, SqliteStore, StoreError},
+    store::{Holdings, Restoring, SecretStore, SqliteStore, StoreError, StoreResult},
 };
 
 /// Why there is no backup, or why one was not put back. What was there before still is.
@@ -49,10 +50,18 @@ fn told(problems: &[Problem]) -> String {
 pub async fn back_up(config: &Config, to: &Path) -> Result<Holdings, BackupError> {
     refuse_postgres(config)?;
     SqliteStore::back_up(&config.store.data_dir, to).await?;
-    let copy = SqliteStore::open_backup(to).await?;
-    let holdings = copy.holdings().await?;
+    let holdings = holdings_of(to).await;
+    if holdings.is_err() {
+        fs::remove_file(to).ok();
+    }
+    Ok(holdings?)
+}
+
+async fn holdings_of(backup: &Path) -> StoreResult<Holdings> {
+    let copy = SqliteStore::open_backup(backup).await?;
+    let holdings = copy.holdings().await;
     copy.close().await;
-    Ok(holdings)
+    holdings
 }
 
 /// What was put back.

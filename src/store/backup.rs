@@ -17,9 +17,9 @@ use super::{
     StoreError, StoreResult,
     direct::{self, CHAIN, Sqlite},
     key_tables::ROOT,
-    log_check, migrations,
+    migrations,
     readers::Source,
-    sqlite::{DATABASE, SqliteStore, lock, log_of, make_directory, options, private_file},
+    sqlite::{DATABASE, SqliteStore, lock, make_directory, options, private_file, refuse_damaged_log},
     tables::{Tables, count},
 };
 use crate::domain::ChainHead;
@@ -102,18 +102,6 @@ async fn holdings(mut tables: Tables<'_, Sqlite>) -> StoreResult<Holdings> {
         checkpoint: tables.fetch_first(CHECKPOINT, &[], |row| Ok(row.blob(0)?.to_vec())).await?,
         root: tables.fetch_first(ROOT, &[], |row| Ok(row.blob(0)?.to_vec())).await?,
     })
-}
-
-/// Without a server, whoever opens the database last empties its log: what is damaged there would be gone unnoticed.
-fn refuse_damaged_log(directory: &Path) -> StoreResult<()> {
-    let log = log_of(&directory.join(DATABASE));
-    let damage = || log_check::damage(&log).map_err(|error| unfit("cannot read", &log, &error));
-    if damage()?.is_none() {
-        return Ok(());
-    }
-    // A server that is writing looked at its start, and what it is writing now may look torn.
-    let Ok(_lock) = lock(directory) else { return Ok(()) };
-    damage()?.map_or(Ok(()), |damage| Err(unfit("acknowledged changes are damaged in", &log, &damage)))
 }
 
 async fn vacuum(directory: &Path, target: &Path) -> StoreResult<()> {

@@ -59,21 +59,29 @@ impl SqliteStore {
         }
         assert_library()?;
         let mut connection = options(&file).connect().await?;
-        settle_log(file.clone()).await?;
-        migrate(&mut connection, &file).await?;
-        let readers = Readers::open(&Source::InUse(file.clone()), Some(&lock)).await?;
-        connection.close().await?;
+        let opened = async {
+            settle_log(file.clone()).await?;
+            migrate(&mut connection, &file).await?;
+            Readers::open(&Source::InUse(file.clone()), Some(&lock)).await
+        };
+        let opened = opened.await;
+        // In any case before the lock goes.
+        let closed = connection.close().await;
+        let readers = opened?;
+        closed?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
         let writer = WriterHandle::start::<Sqlite>(file.clone(), Some(lock), in_place(&file), cache.clone())?;
         Ok(Self { readers, writer, cache })
     }
 
-    /// Opens the database to read, whether or not a server is using it. Nothing is made, and nothing can be written.
+    /// Opens the database to read, whether or not a server is using it. Nothing can be written; where no server is using
+    /// it, the end of this moves what is in the log into the database.
     ///
     /// # Errors
     ///
-    /// Where there is none, or it cannot be opened.
+    /// Where there is none, its log is damaged, or it cannot be opened.
     pub async fn open_to_read(directory: &Path) -> StoreResult<Self> {
+        refuse_damaged_log(directory)?;
         Self::reading(Source::InUse(directory.join(DATABASE))).await
     }
 
@@ -130,6 +138,20 @@ pub(super) fn lock(directory: &Path) -> StoreResult<File> {
         }
         Err(TryLockError::Error(error)) => Err(unfit(&error)),
     }
+}
+
+/// Without a server, whoever opens the database last empties its log: what is damaged there would be gone unnoticed.
+pub(super) fn refuse_damaged_log(directory: &Path) -> StoreResult<()> {
+    let log = log_of(&directory.join(DATABASE));
+    let unfit =
+        |what: &str, error: &dyn std::fmt::Display| StoreError::Unfit(format!("{what} {}: {error}", log.display()));
+    let damage = || log_check::damage(&log).map_err(|error| unfit("cannot read", &error));
+    if damage()?.is_none() {
+        return Ok(());
+    }
+    // A server that is writing looked at its start, and what it is writing now may look torn.
+    let Ok(_lock) = lock(directory) else { return Ok(()) };
+    damage()?.map_or(Ok(()), |damage| Err(unfit("acknowledged changes are damaged in", &damage)))
 }
 
 /// Opens a file that nobody else may read. SQLite gives its `-wal` and `-shm` files the mode of the database.

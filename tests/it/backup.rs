@@ -239,6 +239,44 @@ async fn a_server_starts_while_a_backup_is_being_made() {
 }
 
 #[tokio::test]
+async fn who_only_looks_does_not_sweep_damaged_changes_away() {
+    let server = TestServer::new().await;
+    for n in 0..20 {
+        server.root().store("path", json!({"n": n})).await;
+    }
+    // As if it had been killed.
+    let there = elsewhere(&server, "there");
+    fs::copy(server.data_dir.join("portcullis.db"), there.join("portcullis.db")).unwrap();
+    let log = there.join("portcullis.db-wal");
+    let mut bytes = fs::read(server.data_dir.join("portcullis.db-wal")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+    let backup = server.scratch().join("backup");
+    let commands = [&["audit", "verify"][..], &["audit", "key"], &["backup", "--to", backup.to_str().unwrap()]];
+    for command in commands {
+        let (code, told) = server.program(&[command, &["--data-dir", there.to_str().unwrap()]].concat()).await;
+        assert!(code != 0 && told.contains("acknowledged changes are damaged"), "{command:?}: {told}");
+        assert!(fs::read(&log).unwrap() == bytes, "{command:?} changed the log");
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_failed_leaves_no_file() {
+    let server = TestServer::new().await;
+    let there = elsewhere(&server, "there");
+    let options = SqliteConnectOptions::new().filename(there.join("portcullis.db")).create_if_missing(true);
+    let mut other = options.connect().await.unwrap();
+    execute(&mut other, "CREATE TABLE of_somebody_else (a)").await;
+    other.close().await.unwrap();
+    let backup = server.scratch().join("backup");
+    let command = ["backup", "--to", backup.to_str().unwrap(), "--data-dir", there.to_str().unwrap()];
+    let (code, told) = server.program(&command).await;
+    assert!(code != 0 && told.contains("no such table"), "{told}");
+    assert!(!backup.exists());
+}
+
+#[tokio::test]
 async fn postgresql_has_means_of_its_own() {
     let variable = ("PORTCULLIS__STORE__DATABASE_URL".to_owned(), "postgres://127.0.0.1:1/none".to_owned());
     let config = Config::load(None, [variable]).unwrap();
