@@ -334,8 +334,10 @@ pub async fn open_to_read(config: &Config) -> Result<Arc<dyn SecretStore>, Store
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn SecretStore>, StoreError> {
-    match &config.store.database_url {
-        Some(url) => Ok(Arc::new(PostgresStore::connect(&url.0, config.store.max_connections).await?)),
-        None => Ok(Arc::new(SqliteStore::open(&config.store.data_dir, u64::from(config.store.cache_mib) << 20).await?)),
+    let config = &config.store;
+    let cache = u64::from(config.cache_mib) << 20;
+    match &config.database_url {
+        Some(url) => Ok(Arc::new(PostgresStore::connect(&url.0, config.max_connections, cache).await?)),
+        None => Ok(Arc::new(SqliteStore::open(&config.data_dir, cache).await?)),
     }
 }

@@ -163,11 +163,11 @@ impl Changes {
 
 /// Where a secret is.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Place(TenantId, SecretPath);
+pub struct Place(pub TenantId, pub SecretPath);
 
 /// The same, to look for it.
 #[derive(Hash)]
-struct At<'a>(&'a TenantId, &'a SecretPath);
+pub struct At<'a>(pub &'a TenantId, pub &'a SecretPath);
 
 impl Equivalent<Place> for At<'_> {
     fn equivalent(&self, place: &Place) -> bool {
@@ -175,21 +175,26 @@ impl Equivalent<Place> for At<'_> {
     }
 }
 
-/// About how many bytes a record takes.
+/// Weighs a record by its bytes.
 #[derive(Clone)]
-struct Weight;
+pub struct Weight;
 
 impl Weighter<Place, Arc<Record>> for Weight {
-    fn weight(&self, Place(_, path): &Place, record: &Arc<Record>) -> u64 {
-        let head = &record.head;
-        let version = record.version.as_ref();
-        let sealed = version.and_then(|version| version.sealed.as_ref());
-        let texts =
-            2 * path.as_str().len() + head.metadata.as_str().len() + head.created_by.len() + head.updated_by.len();
-        let value = version.map_or(0, |version| version.created_by.len())
-            + sealed.map_or(0, |sealed| sealed.wrapped_key.len() + sealed.ciphertext.len());
-        (OVERHEAD + texts + value) as u64
+    fn weight(&self, _: &Place, record: &Arc<Record>) -> u64 {
+        bytes_of(record)
     }
+}
+
+/// About how many bytes a record takes.
+pub fn bytes_of(record: &Record) -> u64 {
+    let head = &record.head;
+    let version = record.version.as_ref();
+    let sealed = version.and_then(|version| version.sealed.as_ref());
+    let texts =
+        2 * head.path.as_str().len() + head.metadata.as_str().len() + head.created_by.len() + head.updated_by.len();
+    let value = version.map_or(0, |version| version.created_by.len())
+        + sealed.map_or(0, |sealed| sealed.wrapped_key.len() + sealed.ciphertext.len());
+    (OVERHEAD + texts + value) as u64
 }
 
 #[cfg(test)]

@@ -15,10 +15,7 @@ use rusqlite::{
 use super::{
     StoreError, StoreResult,
     key_tables::ROOT,
-    sql::{
-        Arg, BUSY_TIMEOUT, Backend, Columns, DAMAGED, Writing, head_columns, newest_or_pinned, value_columns,
-        version_columns,
-    },
+    sql::{Arg, BUSY_TIMEOUT, Backend, Columns, DAMAGED, Writing, head_columns, value_columns, version_columns},
     statements::{Dialect, Statements},
 };
 
@@ -39,6 +36,7 @@ pub struct Sqlite;
 impl Backend for Sqlite {
     type Connection = Connection;
 
+    // A secret's newest version is the newest there is: a head that says otherwise is damaged, and has none.
     const GET_MANY: &'static str = concat!(
         "SELECT wanted.key, ",
         head_columns!("s"),
@@ -51,9 +49,10 @@ impl Backend for Sqlite {
          LEFT JOIN secrets AS s ON s.tenant = $1 AND s.path = wanted.value
          LEFT JOIN versions AS v ON v.tenant = s.tenant AND v.path = s.path
                                 AND v.version = COALESCE($3 ->> wanted.key, s.latest)
-                                AND ",
-        newest_or_pinned!("$3 ->> wanted.key"),
-        "
+                                AND ($3 ->> wanted.key IS NOT NULL
+                                     OR NOT EXISTS (SELECT 1 FROM versions AS n
+                                                    WHERE n.tenant = s.tenant AND n.path = s.path
+                                                      AND n.version > s.latest))
          WHERE s.path IS NOT NULL
             OR EXISTS (SELECT 1 FROM versions AS o WHERE o.tenant = $1 AND o.path = wanted.value)"
     );

@@ -8,6 +8,7 @@ mod cache;
 mod change_tables;
 mod direct;
 mod key_tables;
+mod known;
 mod log_check;
 mod migrations;
 mod postgres;

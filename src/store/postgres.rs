@@ -9,12 +9,11 @@ use sqlx::{
 };
 
 use super::{
-    StoreError, StoreResult, migrations,
-    sql::{
-        Arg, Backend, Columns, DAMAGED, Reading, Work, Writing, head_columns, newest_or_pinned, value_columns,
-        version_columns,
-    },
-    sql_store::SqlStore,
+    StoreError, StoreResult,
+    known::KnownRecords,
+    migrations,
+    sql::{Arg, Backend, Columns, DAMAGED, Reading, Work, Writing, head_columns, value_columns, version_columns},
+    sql_store::{Memory, SqlStore},
     statements::{Dialect, Statements},
     writer::WriterHandle,
 };
@@ -39,18 +38,20 @@ const SESSION: [(&str, &str); 4] = [
 pub type PostgresStore = SqlStore<Postgres>;
 
 impl PostgresStore {
-    /// Connects and brings the tables to this program's version.
+    /// Connects and brings the tables to this program's version. About so many bytes of records, as they are stored, are
+    /// kept in memory.
     ///
     /// # Errors
     ///
     /// A bad URL, no connection, a failed migration.
-    pub async fn connect(url: &str, max_connections: u32) -> StoreResult<Self> {
+    pub async fn connect(url: &str, max_connections: u32, cache: u64) -> StoreResult<Self> {
         let options = url.parse::<PgConnectOptions>()?;
         migrate(&options).await?;
         let options = options.options(SESSION);
         let readers = pool(options.clone(), max_connections).await?;
         let writer = WriterHandle::start::<Postgres>(options, None, Box::new(|| Ok(())), None)?;
-        Ok(Self { readers, writer, cache: None })
+        let memory = if cache > 0 { Memory::Shared(KnownRecords::new(cache)) } else { Memory::None };
+        Ok(Self { readers, writer, memory })
     }
 
     /// Connects to read alone. Nothing is made, and nothing can be written.
@@ -76,32 +77,55 @@ async fn migrate(options: &PgConnectOptions) -> StoreResult<()> {
     Ok(connection.close().await?)
 }
 
+/// Whether there are versions. (As an `EXISTS`, it might be asked of all rows at once.)
+macro_rules! left_over {
+    () => {
+        "(SELECT true FROM versions WHERE tenant = $1 AND path = wanted.path LIMIT 1)"
+    };
+}
+
+/// Which rows a secret and its version are: another one has another number of the transaction that made it. The time is
+/// for a database that was taken back to an earlier state, and gives the same numbers again.
+macro_rules! stamp {
+    () => {
+        "(s.xmin || ' ' || v.xmin || ' ' || s.updated_at)"
+    };
+}
+
 impl Backend for Postgres {
     type Connection = PgConnection;
 
-    // The limits forbid the planner to join all of the tables' rows: it does not know how few paths there are.
+    // The limits forbid the planner to join all of the tables' rows: it does not know how few paths there are. The newest
+    // version is the newest there is, whatever the head says: where they differ, it is damaged.
     const GET_MANY: &'static str = concat!(
-        "SELECT wanted.place - 1, ",
+        "SELECT CASE WHEN s.path IS NOT NULL OR ",
+        left_over!(),
+        " THEN wanted.place - 1 ELSE -wanted.place END, ",
         head_columns!("s"),
         ", ",
         version_columns!("v"),
         ", ",
         value_columns!("v"),
+        ", ",
+        stamp!(),
         "
-         FROM json_array_elements_text($2::text::json) WITH ORDINALITY AS wanted (path, place)
-         LEFT JOIN LATERAL (SELECT * FROM secrets WHERE tenant = $1 AND path = wanted.path LIMIT 1) AS s ON true
+         FROM ROWS FROM (json_array_elements_text($2::text::json),
+                         json_array_elements_text($3::text::json),
+                         json_array_elements_text($4::text::json))
+              WITH ORDINALITY AS wanted (path, pinned, known, place)
          LEFT JOIN LATERAL (
-              SELECT * FROM versions
-              WHERE tenant = s.tenant AND path = s.path
-                AND version = COALESCE(($3::text::json ->> (wanted.place - 1)::int)::bigint, s.latest)
-                AND ",
-        newest_or_pinned!("$3::text::json ->> (wanted.place - 1)::int"),
-        "
-              LIMIT 1) AS v ON true
+              SELECT *, xmin FROM secrets WHERE tenant = $1 AND path = wanted.path LIMIT 1) AS s ON true
          LEFT JOIN LATERAL (
-              SELECT true AS behind FROM versions
-              WHERE s.path IS NULL AND tenant = $1 AND path = wanted.path LIMIT 1) AS left_over ON true
-         WHERE s.path IS NOT NULL OR left_over.behind"
+              SELECT *, xmin FROM versions
+              WHERE tenant = $1 AND path = wanted.path
+                AND version >= COALESCE(wanted.pinned::bigint, 0)
+                AND version <= COALESCE(wanted.pinned::bigint, 9223372036854775807)
+              ORDER BY version DESC LIMIT 1) AS v ON true
+         WHERE CASE WHEN wanted.known IS NOT NULL THEN wanted.known IS DISTINCT FROM ",
+        stamp!(),
+        " ELSE s.path IS NOT NULL OR ",
+        left_over!(),
+        " END"
     );
     const SOLE_CHAIN: Option<u32> = None;
     // The key is a hash of the whole name: where two names clash, one writer waits for the other, and no more.

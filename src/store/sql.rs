@@ -47,9 +47,14 @@ pub trait Backend: Sized + 'static {
 
     /// The statement of [`super::SecretStore::get_many`]: `$1` the tenant, `$2` a JSON array of paths, `$3` a JSON array
     /// of as many versions (or NULL, where the newest are meant). Answers the place in the array, then the columns of
-    /// [`head_columns`] and [`version_columns`]. Where versions have lost their head, a row of nulls says so: it must not
-    /// look as if nothing were there.
+    /// [`head_columns`], [`version_columns`] and [`value_columns`]. Where versions have lost their head, a row of nulls
+    /// says so: it must not look as if nothing were there.
+    ///
+    /// Where the database is shared, `$4` is a JSON array of as many stamps of what is known (or NULL), and the last
+    /// column is the stamp. What still is as it is known has no row; what is known and gone has the complement of its place.
     const GET_MANY: &'static str;
+    /// Whether other servers write to it, too.
+    const IS_SHARED: bool = Self::SOLE_CHAIN.is_none();
     /// The audit log's one chain, where one server alone writes, over one connection.
     const SOLE_CHAIN: Option<u32>;
     /// Keeps other changes of the secret (`$1` tenant, `$2` path) out until the transaction ends; none where the
@@ -209,16 +214,4 @@ macro_rules! value_columns {
     };
 }
 
-/// A secret's newest version is the newest there is: a head that says otherwise is damaged, and has none.
-macro_rules! newest_or_pinned {
-    ($pinned:literal) => {
-        concat!(
-            "(",
-            $pinned,
-            " IS NOT NULL OR NOT EXISTS (SELECT 1 FROM versions AS n
-                                         WHERE n.tenant = s.tenant AND n.path = s.path AND n.version > s.latest))"
-        )
-    };
-}
-
-pub(super) use {head_columns, newest_or_pinned, value_columns, version_columns};
+pub(super) use {head_columns, value_columns, version_columns};

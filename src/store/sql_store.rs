@@ -8,8 +8,9 @@ use super::{
     ChangeRequest, Committed, KeyChangeRequest, ListScan, Logged, Refusal, SecretStore, StoreResult, Stored, Tombstone,
     Wanted,
     cache::RecordCache,
+    known::{Known, KnownRecords},
     sql::{Pending, Reading},
-    tables::Tables,
+    tables::{Found, Tables},
     writer::{Job, WriterHandle},
 };
 use crate::domain::{
@@ -21,14 +22,22 @@ use crate::domain::{
 pub struct SqlStore<B: Reading> {
     pub(super) readers: B::Readers,
     pub(super) writer: WriterHandle,
-    /// Where no other server writes.
-    pub(super) cache: Option<Arc<RecordCache>>,
+    pub(super) memory: Memory,
+}
+
+/// What is kept in memory.
+pub(super) enum Memory {
+    None,
+    /// What the database holds, since no other server writes.
+    Own(Arc<RecordCache>),
+    /// What it held once.
+    Shared(KnownRecords),
 }
 
 impl<B: Reading> SqlStore<B> {
     /// A store that only reads.
     pub(super) fn of_readers(readers: B::Readers) -> Self {
-        Self { readers, writer: WriterHandle::none(), cache: None }
+        Self { readers, writer: WriterHandle::none(), memory: Memory::None }
     }
 
     /// Reads the tables over a connection that nobody else uses meanwhile.
@@ -41,8 +50,29 @@ impl<B: Reading> SqlStore<B> {
     }
 
     async fn fetch_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
+        let found = self.fetch_unknown(tenant, wanted, Vec::new()).await?;
+        Ok(found.into_iter().map(|found| found.stored).collect())
+    }
+
+    /// What the database holds, without reading anew what is known.
+    async fn fetch_unknown(
+        &self,
+        tenant: &TenantId,
+        wanted: &[Wanted],
+        known: Vec<Option<Known>>,
+    ) -> StoreResult<Vec<Found>> {
         let (tenant, wanted) = (tenant.clone(), wanted.to_vec());
-        self.read(|mut tables| Box::pin(async move { tables.get_many(&tenant, &wanted).await })).await
+        self.read(|mut tables| Box::pin(async move { tables.get_many(&tenant, &wanted, known).await })).await
+    }
+
+    async fn get_known(
+        &self,
+        records: &KnownRecords,
+        tenant: &TenantId,
+        wanted: &[Wanted],
+    ) -> StoreResult<Vec<Stored>> {
+        let found = self.fetch_unknown(tenant, wanted, records.look(tenant, wanted)).await?;
+        Ok(records.keep(tenant, wanted, found))
     }
 
     /// What the cache has of it comes from there, as long as all of it is of one moment.
@@ -72,15 +102,18 @@ impl<B: Reading> SqlStore<B> {
 #[async_trait]
 impl<B: Reading> SecretStore for SqlStore<B> {
     async fn get_many(&self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
-        match &self.cache {
-            Some(cache) => self.get_cached(cache, tenant, wanted).await,
-            None => self.fetch_many(tenant, wanted).await,
+        match &self.memory {
+            Memory::None => self.fetch_many(tenant, wanted).await,
+            Memory::Own(cache) => self.get_cached(cache, tenant, wanted).await,
+            Memory::Shared(records) => self.get_known(records, tenant, wanted).await,
         }
     }
 
     fn distrust(&self, tenant: &TenantId, path: &SecretPath) {
-        if let Some(cache) = &self.cache {
-            cache.forget(tenant, path);
+        match &self.memory {
+            Memory::None => (),
+            Memory::Own(cache) => cache.forget(tenant, path),
+            Memory::Shared(records) => records.forget(tenant, path),
         }
     }
 
@@ -98,7 +131,14 @@ impl<B: Reading> SecretStore for SqlStore<B> {
     }
 
     async fn commit(&self, request: ChangeRequest) -> StoreResult<(Result<Committed, Refusal>, Receipt)> {
-        self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await
+        let Memory::Shared(records) = &self.memory else {
+            return self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await;
+        };
+        let (tenant, path) = (request.tenant.clone(), request.path.clone());
+        let committed = self.writer.write(|reply| Job::Commit(Box::new(request), reply)).await;
+        // What was destroyed is not to stay here until somebody asks for it.
+        records.forget(&tenant, &path);
+        committed
     }
 
     async fn start_log(&self, chain: Arc<dyn Chain>) -> StoreResult<ChainHead> {

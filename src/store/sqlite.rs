@@ -20,7 +20,7 @@ use super::{
     log_check, migrations,
     readers::{Readers, Source},
     sql::BUSY_TIMEOUT,
-    sql_store::SqlStore,
+    sql_store::{Memory, SqlStore},
     writer::{InPlace, WriterHandle},
 };
 
@@ -71,7 +71,7 @@ impl SqliteStore {
         closed?;
         let cache = (cache > 0).then(|| Arc::new(RecordCache::new(cache)));
         let writer = WriterHandle::start::<Sqlite>(file.clone(), Some(lock), in_place(&file), cache.clone())?;
-        Ok(Self { readers, writer, cache })
+        Ok(Self { readers, writer, memory: cache.map_or(Memory::None, Memory::Own) })
     }
 
     /// Opens the database to read, whether or not a server is using it. Nothing can be written; where no server is using

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     DamagedRow, ListScan, StoreError, StoreResult, Stored, Wanted,
+    known::Known,
     sql::{Arg, Backend, Columns, head_columns, version_columns},
     statements::ManyRows,
 };
@@ -14,6 +15,20 @@ use crate::domain::{
 
 /// One connection, for the length of a transaction or of one statement.
 pub struct Tables<'c, B: Backend>(pub &'c mut B::Connection);
+
+/// What was found at a path.
+pub struct Found {
+    pub stored: Stored,
+    /// The database's stamp on it, if it was read anew.
+    pub stamp: Option<Box<str>>,
+}
+
+impl Found {
+    /// What is to be answered unless the database says otherwise.
+    fn known(known: Option<Known>) -> Self {
+        Self { stored: Ok(known.map(|known| known.record)), stamp: None }
+    }
+}
 
 impl<B: Backend> Tables<'_, B> {
     pub(super) async fn fetch<T: Send>(
@@ -62,24 +77,38 @@ impl<B: Backend> Tables<'_, B> {
         if rows.is_empty() { Ok(0) } else { self.execute(statement.over(rows.len())?, rows.as_flattened()).await }
     }
 
-    pub async fn get_many(&mut self, tenant: &TenantId, wanted: &[Wanted]) -> StoreResult<Vec<Stored>> {
-        let paths = json_array(wanted.iter().map(|(path, _)| path.as_str()))?;
-        let versions = if wanted.iter().any(|(_, version)| version.is_some()) {
-            Some(json_array(wanted.iter().map(|(_, version)| version.map(Version::get)))?)
-        } else {
-            None
-        };
-        let args = [Arg::Text(tenant.as_str()), Arg::Text(&paths), Arg::MaybeText(versions.as_deref())];
-        let mut records: Vec<Stored> = wanted.iter().map(|_| Ok(None)).collect();
-        let place_record = |row: &dyn Columns| {
-            let place = usize::try_from(row.int(0)?).map_err(|_| StoreError::Damaged("place"))?;
-            let slot = records.get_mut(place).zip(wanted.get(place)).ok_or(StoreError::Damaged("place"))?;
+    /// What is stored. What is known of it is not read anew, where the database says that it still is so.
+    pub async fn get_many(
+        &mut self,
+        tenant: &TenantId,
+        wanted: &[Wanted],
+        known: Vec<Option<Known>>,
+    ) -> StoreResult<Vec<Found>> {
+        let paths = json_array(wanted.iter().map(|(path, _)| Some(path.as_str())))?;
+        let versions = json_array(wanted.iter().map(|(_, version)| version.map(Version::get)))?;
+        let stamps = json_array(known.iter().map(|known| known.as_ref().map(|known| &known.stamp)))?;
+        let mut args =
+            vec![Arg::Text(tenant.as_str()), Arg::MaybeText(paths.as_deref()), Arg::MaybeText(versions.as_deref())];
+        if B::IS_SHARED {
+            args.push(Arg::MaybeText(stamps.as_deref()));
+        }
+        let mut known = known.into_iter();
+        let mut answers: Vec<Found> = wanted.iter().map(|_| Found::known(known.next().flatten())).collect();
+        let place_answer = |row: &dyn Columns| {
+            let place = row.int(0)?;
+            let is_gone = place < 0;
+            let place = usize::try_from(if is_gone { !place } else { place });
+            let place = place.map_err(|_| StoreError::Damaged("place"))?;
+            let slot = answers.get_mut(place).zip(wanted.get(place)).ok_or(StoreError::Damaged("place"))?;
             let (slot, (_, pinned)) = slot;
-            *slot = whole(record(row, *pinned))?.map(|record| Some(Arc::new(record)));
+            let stored =
+                if is_gone { Ok(None) } else { whole(record(row, *pinned))?.map(|record| Some(Arc::new(record))) };
+            let stamp = if B::IS_SHARED { row.maybe_text(22)?.map(Into::into) } else { None };
+            *slot = Found { stored, stamp };
             Ok(())
         };
-        self.fetch(B::GET_MANY, &args, place_record).await?;
-        Ok(records)
+        self.fetch(B::GET_MANY, &args, place_answer).await?;
+        Ok(answers)
     }
 
     pub async fn list(&mut self, tenant: &TenantId, scan: &ListScan, now: Timestamp) -> StoreResult<Vec<Arc<Record>>> {
@@ -160,8 +189,13 @@ pub(super) fn site<'a>(tenant: &'a TenantId, path: &'a SecretPath) -> [Arg<'a>; 
     [Arg::Text(tenant.as_str()), Arg::Text(path.as_str())]
 }
 
-fn json_array<T: serde::Serialize>(items: impl Iterator<Item = T>) -> StoreResult<String> {
-    serde_json::to_string(&items.collect::<Vec<_>>()).map_err(|_| StoreError::Damaged("question"))
+/// None where it would hold nothing but nulls.
+fn json_array<T: serde::Serialize>(items: impl Iterator<Item = Option<T>>) -> StoreResult<Option<String>> {
+    let items: Vec<_> = items.collect();
+    if items.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    serde_json::to_string(&items).map(Some).map_err(|_| StoreError::Damaged("question"))
 }
 
 /// Tells damage, which concerns one row, from the failures that concern the whole statement.
@@ -172,7 +206,7 @@ pub(super) fn whole<T>(result: StoreResult<T>) -> StoreResult<Result<T, DamagedR
     }
 }
 
-/// Columns 0: place; 1 to 12: the secret; 13 to 18: the version; 19 to 21: its value.
+/// Columns 1 to 12: the secret; 13 to 18: the version; 19 to 21: its value.
 fn record(row: &dyn Columns, pinned: Option<Version>) -> StoreResult<Record> {
     let head = head(row)?;
     match version(row, 13)? {

@@ -18,7 +18,7 @@ use portcullis::{
     server::SystemClock,
     store::{
         Change, ChangeRequest, Committed, DamagedRow, KeyChange, KeyChangeRequest, ListScan, PostgresStore, Put,
-        Refusal, Seal, SecretStore, SqliteStore, StoreError,
+        Refusal, Seal, SecretStore, SqliteStore, StoreError, Stored,
     },
 };
 use sqlx::{AssertSqlSafe, ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -36,10 +36,13 @@ struct Bench {
     place: Place,
 }
 
+/// How many bytes of records are kept in memory, where some are.
+const CACHE: u64 = 1 << 20;
+
+/// Where, and how many bytes of records are kept in memory.
 enum Place {
-    /// Where, and how many bytes of records are kept in memory.
     Sqlite(TempDir, u64),
-    Postgres(String),
+    Postgres(String, u64),
 }
 
 impl Bench {
@@ -47,8 +50,8 @@ impl Bench {
         Self::at(Place::Sqlite(tempfile::tempdir().unwrap(), 0)).await
     }
 
-    async fn postgres() -> Option<Self> {
-        Some(Self::at(Place::Postgres(postgres::database().await?)).await)
+    async fn postgres(cache: u64) -> Option<Self> {
+        Some(Self::at(Place::Postgres(postgres::database().await?, cache)).await)
     }
 
     /// The tenant has the key that the tests' seal names.
@@ -85,7 +88,7 @@ impl Bench {
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut raw_sqlite(directory).await).await.unwrap();
                 rows.iter().map(|row| row.get(0)).collect()
             }
-            Place::Postgres(url) => {
+            Place::Postgres(url, _) => {
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut postgres::connect(url).await).await.unwrap();
                 rows.iter().map(|row| row.get(0)).collect()
             }
@@ -102,7 +105,7 @@ impl Place {
     async fn open(&self) -> Arc<dyn SecretStore> {
         match self {
             Self::Sqlite(directory, cache) => chained(SqliteStore::open(directory.path(), *cache).await.unwrap()).await,
-            Self::Postgres(url) => chained(PostgresStore::connect(url, 10).await.unwrap()).await,
+            Self::Postgres(url, cache) => chained(PostgresStore::connect(url, 10, *cache).await.unwrap()).await,
         }
     }
 
@@ -112,7 +115,7 @@ impl Place {
             Self::Sqlite(directory, _) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut raw_sqlite(directory).await).await.unwrap();
             }
-            Self::Postgres(url) => {
+            Self::Postgres(url, _) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut postgres::connect(url).await).await.unwrap();
             }
         }
@@ -278,9 +281,11 @@ macro_rules! contract {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn postgres_keeps_the_contract() {
             $(
-                let Some(bench) = Bench::postgres().await else { return };
-                println!("{}", stringify!($case));
-                $case(bench).await;
+                for cache in [0, CACHE] {
+                    let Some(bench) = Bench::postgres(cache).await else { return };
+                    println!("{} with {cache} bytes in memory", stringify!($case));
+                    $case(bench).await;
+                }
             )*
         }
     };
@@ -437,12 +442,12 @@ async fn reads_follow_writes(bench: Bench) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_cache_reads_follow_writes() {
-    reads_follow_writes(Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), 1 << 20)).await).await;
+    reads_follow_writes(Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), CACHE)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_cache_a_write_leaves_in_memory_what_is_stored() {
-    let bench = Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), 1 << 20)).await;
+    let bench = Bench::at(Place::Sqlite(tempfile::tempdir().unwrap(), CACHE)).await;
     let Place::Sqlite(directory, _) = &bench.place else { unreachable!() };
     let described = || Put {
         secret_type: Some(SecretType::ApiKey),
@@ -486,12 +491,89 @@ async fn with_a_cache_a_write_leaves_in_memory_what_is_stored() {
     assert!(in_memory[4..].iter().filter(|is_there| **is_there).count() > 30, "{in_memory:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_memory_is_answered_while_postgres_still_holds_it() {
+    const NAMES: [&str; 12] = [
+        "kept",
+        "put",
+        "edited",
+        "deleted",
+        "restored",
+        "destroyed",
+        "purged",
+        "made anew",
+        "under another key",
+        "with a newer version",
+        "without a version",
+        "without a head",
+    ];
+    let Some(bench) = Bench::postgres(CACHE).await else { return };
+    let Place::Postgres(url, _) = &bench.place else { unreachable!() };
+    let place = Place::Postgres(url.clone(), 0);
+    let other = Bench { store: Some(place.open().await), place };
+    let wanted = NAMES.map(|name| (path(&name.replace(' ', "-")), None));
+    let named = |name| wanted[NAMES.iter().position(|other| *other == name).unwrap()].0.as_str();
+    let deletion = || Change::SoftDelete { recoverable_until: at(99) };
+    for (path, _) in &wanted {
+        bench.put(path.as_str()).await;
+    }
+    bench.change(named("restored"), 11, deletion()).await.unwrap();
+    let read = async || bench.store().get_many(&tenant(), &wanted).await.unwrap();
+    let are_one = |one: &Stored, other: &Stored| match (one, other) {
+        (Ok(Some(one)), Ok(Some(other))) => Arc::ptr_eq(one, other),
+        _ => false,
+    };
+    let before = read().await;
+    assert!(read().await.iter().zip(&before).all(|(now, before)| are_one(now, before)));
+
+    other.put(named("put")).await;
+    other.change(named("edited"), 11, Change::EditMetadata(Box::new(|_| Some(metadata("dev"))))).await.unwrap();
+    other.change(named("deleted"), 12, deletion()).await.unwrap();
+    other.change(named("restored"), 12, Change::Restore).await.unwrap();
+    other.change(named("destroyed"), 12, Change::Destroy(vec![version(1)])).await.unwrap();
+    for name in ["purged", "made anew"] {
+        other.change(named(name), 13, deletion()).await.unwrap();
+        other.change(named(name), 14, Change::Purge).await.unwrap();
+    }
+    other.change(named("made anew"), 15, Change::Put(put())).await.unwrap();
+    let keys = other.store().stale_keys(&tenant(), 2, None, 100).await.unwrap();
+    let key = keys.into_iter().find(|key| key.path.as_str() == named("under another key")).unwrap();
+    let keys = vec![(key, WrappedKey { generation: 1, wrapped: vec![7; 9] })];
+    assert_eq!(other.change_keys(KeyChange::Rewrap { tenant: tenant(), keys }).await.unwrap(), 1);
+    let newer = named("with a newer version");
+    bench
+        .sql(&format!(
+            "INSERT INTO versions SELECT tenant, path, 2, secret_type, created_at, created_by, expires_at, destroyed_at,
+                                         key_generation, wrapped_key, ciphertext FROM versions WHERE path = '{newer}';
+             DELETE FROM versions WHERE path = '{}'; DELETE FROM secrets WHERE path = '{}'",
+            named("without a version"),
+            named("without a head")
+        ))
+        .await;
+
+    let after = read().await;
+    assert_eq!(after, other.store().get_many(&tenant(), &wanted).await.unwrap(), "what is not in memory");
+    for (name, (before, after)) in NAMES.iter().zip(before.iter().zip(&after)) {
+        assert!(are_one(before, after) == (*name == "kept") && (before == after) == (*name == "kept"), "{name}");
+        assert_eq!(after.is_err(), name.starts_with("with"), "{name}");
+        assert_eq!(*after == Ok(None), *name == "purged", "{name}");
+    }
+    for (name, (now, after)) in NAMES.iter().zip(read().await.iter().zip(&after)) {
+        assert!(now == after && are_one(now, after) == matches!(after, Ok(Some(_))), "{name}");
+    }
+    bench.store().distrust(&tenant(), &wanted[0].0);
+    let kept = read().await;
+    assert!(!are_one(&kept[0], &after[0]));
+    bench.change(named("kept"), 20, expecting(7)).await.unwrap_err();
+    assert!(!are_one(&read().await[0], &kept[0]), "what this server was asked to change is read anew");
+}
+
 /// The planner cannot know how few paths are wanted, and must not read whole tables for them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_finds_secrets_by_their_index() {
     const SCANS: &str = "SELECT CAST(seq_scan AS TEXT) FROM pg_stat_user_tables
                          WHERE relname IN ('secrets', 'versions') ORDER BY relname";
-    let Some(mut bench) = Bench::postgres().await else { return };
+    let Some(mut bench) = Bench::postgres(0).await else { return };
     // What a connection counted is known when it is closed.
     bench.reopen().await;
     let before = bench.texts(SCANS).await;
