@@ -198,21 +198,21 @@ pub fn bytes_of(record: &Record) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::{Head, MetadataText, SecretType, Timestamp, Version};
 
     const PATHS: usize = 6;
 
-    fn tenant() -> TenantId {
+    pub fn tenant() -> TenantId {
         TenantId::parse("acme").unwrap()
     }
 
-    fn path(number: usize) -> SecretPath {
+    pub fn path(number: usize) -> SecretPath {
         SecretPath::parse(&format!("p{number}")).unwrap()
     }
 
-    fn record(number: usize, version: i64) -> Arc<Record> {
+    pub fn record(number: usize, version: i64) -> Arc<Record> {
         let head = Head {
             path: path(number),
             latest: Version::new(version).unwrap(),

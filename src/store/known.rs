@@ -41,11 +41,15 @@ impl KnownRecords {
         wanted.iter().map(find).collect()
     }
 
-    /// Takes in what was read anew.
+    /// Takes in what was read anew, and takes out what is not there any more.
     pub fn keep(&self, tenant: &TenantId, wanted: &[Wanted], found: Vec<Found>) -> Vec<Stored> {
         let keep = |((path, version), found): (&Wanted, Found)| {
-            if let (None, Ok(Some(record)), Some(stamp)) = (version, &found.stored, found.stamp) {
-                self.0.insert(Place(tenant.clone(), path.clone()), Known { record: Arc::clone(record), stamp });
+            match (version, &found.stored, found.stamp) {
+                (None, Ok(Some(record)), Some(stamp)) => {
+                    self.0.insert(Place(tenant.clone(), path.clone()), Known { record: Arc::clone(record), stamp });
+                }
+                (None, Ok(None) | Err(_), _) => self.forget(tenant, path),
+                _ => (),
             }
             found.stored
         };
@@ -65,5 +69,39 @@ struct Weight;
 impl Weighter<Place, Known> for Weight {
     fn weight(&self, _: &Place, known: &Known) -> u64 {
         bytes_of(&known.record) + known.stamp.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            DamagedRow,
+            cache::tests::{path, record, tenant},
+        },
+        *,
+    };
+    use crate::domain::Version;
+
+    fn found(stored: Stored, stamp: Option<&str>) -> Found {
+        Found { stored, stamp: stamp.map(Into::into) }
+    }
+
+    #[test]
+    fn what_is_gone_or_damaged_goes_and_what_is_pinned_does_not_come() {
+        let records = KnownRecords::new(1 << 20);
+        let newest: Vec<Wanted> = (0..4).map(|number| (path(number), None)).collect();
+        let fresh = |number| found(Ok(Some(record(number, 1))), Some("1"));
+        records.keep(&tenant(), &newest, (0..4).map(fresh).collect());
+        let unchanged = found(Ok(Some(record(0, 1))), None);
+        let now = vec![unchanged, found(Ok(None), None), found(Err(DamagedRow("path")), None), fresh(3)];
+        records.keep(&tenant(), &newest, now);
+        let is_known =
+            |wanted: &[Wanted]| -> Vec<bool> { records.look(&tenant(), wanted).iter().map(Option::is_some).collect() };
+        assert_eq!(is_known(&newest), [true, false, false, true]);
+        let pinned = [(path(4), Version::new(1))];
+        records.keep(&tenant(), &pinned, vec![fresh(4)]);
+        assert_eq!(is_known(&[(path(4), None), pinned[0].clone()]), [false, false]);
+        assert_eq!(is_known(&[(path(0), Version::new(1))]), [false]);
     }
 }
