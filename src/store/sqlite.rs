@@ -5,6 +5,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -31,6 +33,11 @@ pub(super) const DATABASE: &str = "portcullis.db";
 const OLDEST_SQLITE: i32 = 3_051_003;
 /// How often the log is tried to be emptied at the start, where another process reads it.
 const SETTLE_TRIES: usize = 10;
+
+/// A process that is being started holds all files of the one that starts it, until it has its own program: so long may a
+/// lock be held that was let go.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The vault in one SQLite file of a data directory that no other server uses.
 pub type SqliteStore = SqlStore<Sqlite>;
@@ -131,12 +138,16 @@ pub(super) fn lock(directory: &Path) -> StoreResult<File> {
         StoreError::Unfit(format!("cannot lock the data directory {}: {error}", directory.display()))
     };
     let file = private_file(&directory.join("portcullis.lock")).map_err(|error| unfit(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(unfit(&"another server is using it, or one that was sealed is not done with it"))
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                return Err(unfit(&"another server is using it, or one that was sealed is not done with it"));
+            }
+            Err(TryLockError::Error(error)) => return Err(unfit(&error)),
         }
-        Err(TryLockError::Error(error)) => Err(unfit(&error)),
     }
 }
 
@@ -213,4 +224,25 @@ async fn migrate(connection: &mut SqliteConnection, file: &Path) -> StoreResult<
     migrations::run_sqlite(connection).await?;
     // It may hold all of the audit log and all values now.
     settle_log(file.to_owned()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_starting_process_still_holds_is_waited_for_and_a_server_s_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_a_server = lock(directory.path()).unwrap();
+        assert!(lock(directory.path()).unwrap_err().to_string().contains("another server is using it"));
+        let of_its_child = of_a_server.try_clone().unwrap();
+        drop(of_a_server);
+        thread::spawn(move || {
+            sleep(LOCK_PATIENCE / 5);
+            drop(of_its_child);
+        });
+        lock(directory.path()).unwrap();
+    }
 }
